@@ -1,0 +1,24 @@
+"""`Batch`: what the data room hands to the training loop."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a position that predicts nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One packed micro-batch of a rank. T units (bytes, or tokens of a BPE baseline) in B sequences."""
+
+    input_ids: Tensor
+    """(T,) int64."""
+    labels: Tensor
+    """(T,) int64: the next unit of the same document, also where the sequence was cut; `IGNORE` after its end."""
+    cu_seqlens: Tensor
+    """(B + 1,) int32, from 0 to T; every sequence has at least one unit."""
+    num_targets: int
+    """Labels that are not `IGNORE`."""
+    target_bytes: int
+    """Bytes of text that the labels stand for: BOS and EOS stand for none. Bits per byte divide by this."""

@@ -1,0 +1,54 @@
+"""Where text comes from and how it is cut into packed sequences."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from hnet.config.base import Config
+
+
+class SourceConfig(Config):
+    path: str
+    """A file, a folder, a glob, a prepared byte store, `sample:train` / `sample:validation` (shipped text), or a dataset name on the Hub."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share of the mixture, relative to the other sources, counted in units of text."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    subset: str | None = None
+    """Configuration name of a Hub dataset."""
+    column: str = "text"
+    """Column that holds the text."""
+    streaming: bool = False
+    """Read a Hub dataset as it downloads, without a local copy."""
+
+
+def _as_sources(value: Any) -> Any:
+    if isinstance(value, (str, dict)):
+        value = [value]
+    return [{"path": item} if isinstance(item, str) else item for item in value]
+
+
+class DataConfig(Config):
+    train: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    """Paths, dataset names or sources with weights."""
+    validation: tuple[SourceConfig, ...] = ()
+    """Held-out text; empty means no validation."""
+    tokenizer: str = "bytes"
+    """`bytes`, or the path of a `tokenizers` JSON file (BPE baseline)."""
+    sequence_length: Annotated[int, Field(ge=2)] = 2048
+    """Units (bytes, or tokens) of one packed window; no sequence is longer."""
+    packing: Literal["split", "whole"] = "split"
+    """`split` fills every window and cuts documents at its end; `whole` cuts only documents longer than a window."""
+    shuffle: bool = True
+    """Document order is a permutation that depends on the seed and the epoch alone."""
+    shuffle_buffer: Annotated[int, Field(ge=1)] = 10_000
+    """Documents held for shuffling a streamed source."""
+    prefetch: Annotated[int, Field(ge=0)] = 2
+    """Micro-batches prepared ahead in the background; 0 switches it off."""
+    validation_bytes: Annotated[int, Field(ge=1)] = 1_000_000
+    """Bytes of held-out text scored at each validation, from its beginning."""
+
+    @field_validator("train", "validation", mode="before")
+    @classmethod
+    def _sources(cls, value: Any) -> Any:
+        return _as_sources(value)

@@ -1,0 +1,127 @@
+"""`RunConfig`: everything that one training run is. Imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hnet.config.base import Config
+from hnet.data.config import DataConfig
+from hnet.model.config import ModelConfig
+
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class OptimizerConfig(Config):
+    """AdamW."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 6.25e-4
+    """Base rate; each stage multiplies it by its own factor."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Left out: norms, biases, `A_log`, `D`, `dt_bias`, embeddings, width padding."""
+    decay_embeddings: bool = False
+    lr_multipliers: Literal["paper"] | tuple[Annotated[float, Field(gt=0)], ...] = "paper"
+    """`paper` is eq. 11 of the H-Net paper; or one number per stage, outermost first."""
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+
+
+class ScheduleConfig(Config):
+    type: Literal["wsd", "cosine"] = "wsd"
+    """`wsd`: warm-up, stable, decay; `cosine`: warm-up, then a half cosine."""
+    warmup: Fraction = 0.1
+    """Share of the steps with a linear warm-up."""
+    decay: Fraction = 0.2
+    """Share of the steps at the end over which `wsd` decays."""
+    decay_shape: Literal["one_minus_sqrt", "linear"] = "one_minus_sqrt"
+    final: Fraction = 0.0
+    """Last learning rate as a share of the largest."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "ScheduleConfig":
+        if self.type == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup {self.warmup} + decay {self.decay} is more than 1")
+        return self
+
+
+class TrainingConfig(Config):
+    steps: PositiveInt = 1000
+    seed: NonNegativeInt = 0
+    global_batch_bytes: PositiveInt = 8192
+    """Units per optimizer step over all ranks; a multiple of `data.sequence_length`."""
+    micro_batch_bytes: PositiveInt | None = None
+    """Units of one forward pass on one rank; a multiple of `data.sequence_length`. None: no accumulation."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: compute in bf16 with fp32 master weights."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+    compile: bool = False
+    """torch.compile each block."""
+    ratio_loss_scope: Literal["micro_batch", "global_batch"] = "micro_batch"
+    """Where F and G of the ratio loss are averaged. `micro_batch` is the H-Net paper's; `global_batch` does not
+    depend on accumulation and ranks, and costs one more forward pass where gradients are accumulated."""
+    log_every: PositiveInt = 10
+    validate_every: PositiveInt | None = None
+    """Steps between validation passes; None: only at the end."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps between checkpoints; None: only at the end."""
+    keep_checkpoints: PositiveInt = 3
+    max_nonfinite_steps: PositiveInt = 10
+    """Steps in a row that may be skipped for a non-finite loss or gradient before the run stops."""
+    peak_flops: Literal["measured"] | Annotated[float, Field(gt=0)] | str = "measured"
+    """What MFU is relative to: `measured` (a large matrix product on this device), FLOP/s, or a device name such as `H100`."""
+
+
+class EngineConfig(Config):
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """DeepSpeed ZeRO stage. None: DeepSpeed at stage 1 when started by `deepspeed`, else plain data parallel."""
+    watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """A collective that waits longer than this is an error."""
+
+
+class LoggingConfig(Config):
+    progress: bool = True
+    tensorboard: bool = False
+    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    wandb_project: str = "hnet"
+    sample_prompt: str | None = None
+    """Text to continue at the end of the run; None prints no sample."""
+    sample_bytes: PositiveInt = 200
+    sample_temperature: Annotated[float, Field(ge=0)] = 0.8
+
+
+class RunConfig(Config):
+    output_dir: str
+    """Everything the run writes goes here."""
+    model: ModelConfig
+    """A name in `configs/models`, the path of a YAML file, or a mapping."""
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    engine: EngineConfig = EngineConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _batches(self) -> "RunConfig":
+        window, training = self.data.sequence_length, self.training
+        for name in ("global_batch_bytes", "micro_batch_bytes"):
+            value = getattr(training, name)
+            if value is not None and value % window:
+                raise ValueError(
+                    f"training.{name} {value} must be a multiple of data.sequence_length {window}"
+                )
+        if training.micro_batch_bytes and training.global_batch_bytes % training.micro_batch_bytes:
+            raise ValueError(
+                f"training.global_batch_bytes {training.global_batch_bytes} must be a multiple of "
+                f"training.micro_batch_bytes {training.micro_batch_bytes}"
+            )
+        multipliers = self.optimizer.lr_multipliers
+        if multipliers != "paper" and len(multipliers) != len(self.model.stages):
+            raise ValueError(
+                f"optimizer.lr_multipliers has {len(multipliers)} numbers for {len(self.model.stages)} stages"
+            )
+        return self
