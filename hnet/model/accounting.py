@@ -1,0 +1,124 @@
+"""What a model costs, counted from its config alone: parameters, FLOPs and memory. Imports no torch.
+
+Symbols: d width, h SwiGLU width, di = expand * d, N state size, H heads, K convolution taps, V vocabulary,
+T_s units of stage s (T_0 bytes, or tokens of a token model).
+"""
+
+from collections.abc import Sequence
+
+from hnet.model.config import ModelConfig, StageConfig, parse_layers
+
+TRAINING_FLOPS = 3
+"""Training over forward FLOPs: a backward pass multiplies twice for each product of the forward pass."""
+
+
+def parameter_breakdown(config: ModelConfig) -> dict[str, int]:
+    """Parameters by part, in the order of the computation: `embedding`, `stages.0.encoder`, ..., `head`.
+
+    A tied head has 0. The sum is `count_parameters`.
+    """
+    parts = {"embedding": config.vocab_size * config.stages[0].d_model}
+    for index, stage in enumerate(config.stages):
+        name = f"stages.{index}"
+        width = stage.d_model
+        if index and width > config.stages[index - 1].d_model:
+            parts[f"{name}.width_pad"] = width - config.stages[index - 1].d_model
+        if stage.main is not None:
+            parts[f"{name}.main"] = _stack_parameters(stage, stage.main)
+            continue
+        parts[f"{name}.encoder"] = _stack_parameters(stage, stage.encoder or "")
+        parts[f"{name}.router"] = 2 * width * width
+        parts[f"{name}.residual"] = width * width + width
+        parts[f"{name}.decoder"] = _stack_parameters(stage, stage.decoder or "")
+    parts["head"] = 0 if config.tie_embeddings else config.vocab_size * config.stages[0].d_model
+    return parts
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Parameters of the model; a tied head is counted once."""
+    return sum(parameter_breakdown(config).values())
+
+
+def _stack_parameters(stage: StageConfig, layers: str) -> int:
+    return sum(_layer_parameters(stage, kind) for kind in parse_layers(layers)) + stage.d_model
+
+
+def _layer_parameters(stage: StageConfig, kind: str) -> int:
+    width = stage.d_model
+    total = width
+    if kind in "tT":
+        total += 4 * width * width
+    else:
+        inner, num_heads, convolved = _mamba_sizes(stage)
+        total += width * (inner + convolved + num_heads)
+        total += convolved * (stage.ssm.d_conv + 1)
+        total += 3 * num_heads + inner
+        total += inner * width
+    if kind in "MT":
+        total += width + 3 * width * stage.mlp_width
+    return total
+
+
+def _mamba_sizes(stage: StageConfig) -> tuple[int, int, int]:
+    """(di, heads, channels of the convolution di + 2N) of a Mamba-2 layer."""
+    inner = stage.ssm.expand * stage.d_model
+    return inner, inner // stage.ssm.head_dim, inner + 2 * stage.ssm.d_state
+
+
+def flops_per_byte(
+    config: ModelConfig, units_per_byte: Sequence[float], context: float, *, causal: bool = True
+) -> float:
+    """Forward FLOPs of the model per stage-0 unit (a byte, or a token); training takes `TRAINING_FLOPS` times that.
+
+    An (m, k) by (k, n) product counts 2mnk. Counted: projections, attention scores and values over the keys
+    that a query sees, the Mamba-2 scan as 6 di N per unit (the decay, the input and the output of its di x N
+    state; H-Net paper, appendix B), its convolution 2 K (di + 2N), router, residual, head. Norms, activations,
+    smoothing and the embedding are left out. The count does not depend on how a kernel computes.
+
+    Args:
+        units_per_byte: T_s / T_0 of every stage, outermost first, as measured; the first is 1.
+        context: length of the documents in stage-0 units, averaged over units (sum of L^2 over sum of L).
+        causal: False counts every pair of a document, as the paper's appendix B does (no windows there).
+    Raises:
+        ValueError: not one share per stage, or a negative number.
+    """
+    _check_units(config, units_per_byte)
+    total = 2.0 * config.vocab_size * config.stages[0].d_model
+    for stage, share in zip(config.stages, units_per_byte, strict=True):
+        keys = mean_keys(context * share, stage.attention.window) if causal else context * share
+        flops = sum(_layer_flops(stage, kind, keys) for kind in stage.layers)
+        if not stage.is_innermost:
+            flops += 6.0 * stage.d_model**2
+        total += share * flops
+    return total
+
+
+def mean_keys(length: float, window: int) -> float:
+    """Keys that a causal query sees on average in a document of `length` units.
+
+    `window` w limits them to w + 1; -1 is no limit.
+    """
+    length = max(length, 1.0)
+    limit = length if window < 0 else min(window + 1.0, length)
+    return limit - limit * (limit - 1) / (2 * length)
+
+
+def _layer_flops(stage: StageConfig, kind: str, keys: float) -> float:
+    """FLOPs of one layer for one unit."""
+    width = stage.d_model
+    if kind in "tT":
+        total = 8.0 * width * width + 4.0 * keys * width
+    else:
+        inner, num_heads, convolved = _mamba_sizes(stage)
+        total = 2.0 * width * (inner + convolved + num_heads) + 2.0 * inner * width
+        total += 2.0 * stage.ssm.d_conv * convolved + 6.0 * inner * stage.ssm.d_state
+    if kind in "MT":
+        total += 6.0 * width * stage.mlp_width
+    return total
+
+
+def _check_units(config: ModelConfig, units: Sequence[float]) -> None:
+    if len(units) != len(config.stages):
+        raise ValueError(f"{len(units)} unit counts given for {len(config.stages)} stages: give one per stage")
+    if min(units) < 0:
+        raise ValueError(f"unit counts must not be negative, got {list(units)}")

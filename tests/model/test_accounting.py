@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import pytest
+
+from hnet.model.accounting import count_parameters, flops_per_byte, mean_keys, parameter_breakdown
+from hnet.model.config import ModelConfig
+
+
+def released(layout: list[str], d_model: list[int], d_intermediate: list[int], rotary: list[int]) -> ModelConfig:
+    """A released H-Net: `layout` is the encoders, the main stack, then the decoders from the inside out."""
+    num = len(d_model)
+    stages = []
+    for index in range(num):
+        stage = {
+            "d_model": d_model[index],
+            "d_intermediate": d_intermediate[index],
+            "attention": {"num_heads": 16, "rotary_dim": rotary[index], "window": -1 if index == num - 1 else 1023},
+        }
+        if index == num - 1:
+            stage["main"] = layout[index]
+        else:
+            stage |= {"encoder": layout[index], "decoder": layout[-1 - index]}
+        stages.append(stage)
+    return ModelConfig.model_validate({"stages": stages})
+
+
+def one_stage(main: str, width: int, mlp: int, rotary: int) -> ModelConfig:
+    return released(["m4", main, "m4"], [1024, width], [0, mlp], [32, rotary])
+
+
+def two_stage(main: str, widths: list[int], mlp: list[int], rotary: list[int]) -> ModelConfig:
+    return released(["m4", "T1m4", main, "m4T1", "m4"], [1024, *widths], [0, *mlp], [32, *rotary])
+
+
+XL = ([1536, 2048], [4096, 5504], [48, 64])
+RELEASED = {
+    "1stage_L": (one_stage("T22", 1536, 4096, 48), 679_405_312),
+    "1stage_XL": (one_stage("T24", 2048, 5504, 64), 1_270_833_920),
+    "2stage_L": (two_stage("T26", [1024, 1536], [2816, 4096], [32, 48]), 874_315_264),
+    "2stage_XL": (two_stage("T27", *XL), 1_603_492_224),
+    "2stage_XL_chinese": (two_stage("T30", *XL), 1_755_285_888),
+    "2stage_XL_code": (two_stage("T28", *XL), 1_654_090_112),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_parameters_of_released_models(name: str) -> None:
+    config, expected = RELEASED[name]
+    assert count_parameters(config) == expected
+    assert sum(parameter_breakdown(config).values()) == expected
+
+
+def test_tied_head_is_counted_once() -> None:
+    config = RELEASED["1stage_L"][0]
+    tied = config.model_copy(update={"tie_embeddings": True})
+    assert count_parameters(config) - count_parameters(tied) == 256 * 1024
+
+
+@pytest.mark.parametrize(("name", "bytes_per_chunk", "paper"), [("1stage_L", 4.8, 0.43), ("1stage_XL", 4.7, 0.72)])
+def test_flops_of_the_paper(name: str, bytes_per_chunk: float, paper: float) -> None:
+    """H-Net paper, table of results: forward GFLOPs per byte at a context of 8192 bytes."""
+    config = RELEASED[name][0]
+    gigaflops = flops_per_byte(config, [1, 1 / bytes_per_chunk], 8192, causal=False) / 1e9
+    assert round(gigaflops, 2) == pytest.approx(paper, abs=0.011)
+    assert flops_per_byte(config, [1, 1 / bytes_per_chunk], 8192) < gigaflops * 1e9
+
+
+def test_flops_of_a_flat_transformer_by_hand() -> None:
+    config = ModelConfig.model_validate(
+        {"vocab_size": 300, "stages": [{"d_model": 64, "d_intermediate": 128, "main": "T2", "attention": {"num_heads": 4}}]}
+    )
+    projections = 2 * (4 * 64 * 64 + 3 * 64 * 128)
+    scores_and_values = 2 * 2 * 64 * (1 + 2 + 3 + 4 + 5) / 5
+    assert flops_per_byte(config, [1], 5) == pytest.approx(2 * (projections + scores_and_values) + 2 * 300 * 64)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 40])
+@pytest.mark.parametrize("window", [-1, 0, 3, 100])
+def test_mean_keys_counts_pairs(length: int, window: int) -> None:
+    limit = length if window < 0 else window + 1
+    pairs = sum(min(position + 1, limit) for position in range(length))
+    assert mean_keys(length, window) == pytest.approx(pairs / length)
+
+
+def test_unit_counts_are_checked() -> None:
+    config = RELEASED["1stage_L"][0]
+    with pytest.raises(ValueError, match="1 unit counts given for 2 stages"):
+        flops_per_byte(config, [1], 8192)
+    with pytest.raises(ValueError, match="not be negative"):
+        flops_per_byte(config, [1, -0.1], 8192)
+
+
+def test_imports_no_torch() -> None:
+    code = "import sys, hnet.model.accounting; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
