@@ -1,0 +1,22 @@
+"""Kernels of hierarchical byte models: one folder per op, usable without `hnet`."""
+
+from hnet_kernels.causal_conv1d.reference import causal_conv1d
+from hnet_kernels.chunk.reference import chunk
+from hnet_kernels.ema.reference import ema
+from hnet_kernels.rms_norm.reference import gated_rms_norm, rms_norm
+from hnet_kernels.route.reference import route
+from hnet_kernels.ssd_scan.reference import ssd_scan
+from hnet_kernels.upsample.reference import upsample
+from hnet_kernels.varlen_attention.reference import varlen_attention
+
+__all__ = [
+    "causal_conv1d",
+    "chunk",
+    "ema",
+    "gated_rms_norm",
+    "rms_norm",
+    "route",
+    "ssd_scan",
+    "upsample",
+    "varlen_attention",
+]
