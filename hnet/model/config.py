@@ -5,7 +5,7 @@ Layer strings (H-Net grammar): `m4T22` is four `m` layers, then twenty-two `T` l
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -125,6 +125,8 @@ class StageConfig(Config):
 
 
 class ModelConfig(Config):
+    config_folder: ClassVar[str | None] = "models"
+
     vocab_size: PositiveInt = 256
     """256 for bytes (BOS 254, EOS 255); a `tokenizers` vocabulary's size for a token baseline."""
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]

@@ -1,0 +1,53 @@
+"""Causal multi-head self-attention on packed documents, full or with a sliding window."""
+
+import torch
+from hnet_kernels import varlen_attention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hnet.model.blocks.context import PackContext
+from hnet.model.blocks.rotary import rotary_tables, rotate
+from hnet.model.cache import AttentionCache
+from hnet.model.config import AttentionConfig
+
+
+class Attention(nn.Module):
+    """`qkv` projects to q | k | v, each (heads, head_dim); no biases; scale 1 / sqrt(head_dim)."""
+
+    def __init__(self, dim: int, config: AttentionConfig, *, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = dim // config.num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False, device=device)
+        self.out_proj = nn.Linear(dim, dim, bias=False, device=device)
+
+    def forward(self, x: Tensor, context: PackContext, cache: AttentionCache | None = None) -> Tensor:
+        """(T, D) -> (T, D). A cache is filled with the keys and values of every row."""
+        tables = context.rotary(self.config.rotary_dim, self.config.rotary_base)
+        q, k, v = self._project(x, tables)
+        if cache is not None:
+            cache.write(k, v, context.sequence_index, context.positions)
+        out = varlen_attention(q, k, v, context.cu_seqlens, window=self.config.window)
+        return self.out_proj(out.flatten(1))
+
+    def step(self, x: Tensor, cache: AttentionCache, rows: Tensor) -> Tensor:
+        """One unit (R, D) for each of `rows` (R,) -> (R, D)."""
+        positions = cache.next_positions(rows)
+        tables = rotary_tables(positions, self.config.rotary_dim, self.config.rotary_base)
+        q, k, v = self._project(x, tables if self.config.rotary_dim else None)
+        cache.write(k, v, rows, positions)
+        keys, values, filled = cache.read(rows)
+        out = F.scaled_dot_product_attention(
+            q[:, :, None], keys.transpose(1, 2), values.transpose(1, 2), attn_mask=filled[:, None, None]
+        )
+        return self.out_proj(out.flatten(1))
+
+    def new_cache(self, num_rows: int) -> AttentionCache:
+        return AttentionCache(num_rows, self.config.window)
+
+    def _project(self, x: Tensor, tables: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = self.qkv(x).view(x.shape[0], 3, self.config.num_heads, self.head_dim)
+        q, k, v = qkv.unbind(1)
+        if tables is not None:
+            q, k = rotate(q, *tables), rotate(k, *tables)
+        return q, k, v

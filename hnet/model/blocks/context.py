@@ -1,0 +1,37 @@
+"""`PackContext`: what every layer of a stack shares about the pack, computed once."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hnet.model.blocks.rotary import rotary_tables
+from hnet.model.packed import positions
+
+
+class PackContext:
+    """Layout of one pack of `total` units in documents `cu_seqlens` (B + 1,) int32."""
+
+    def __init__(self, cu_seqlens: Tensor, total: int) -> None:
+        self.cu_seqlens = cu_seqlens
+        self.total = total
+        self._tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """(T,) int64, from 0 in each document."""
+        return positions(self.cu_seqlens, self.total)
+
+    @cached_property
+    def sequence_index(self) -> Tensor:
+        """(T,) int64: the document that each unit belongs to."""
+        documents = torch.arange(self.cu_seqlens.numel() - 1, device=self.cu_seqlens.device)
+        return torch.repeat_interleave(documents, self.cu_seqlens.diff().long(), output_size=self.total)
+
+    def rotary(self, rotary_dim: int, base: float) -> tuple[Tensor, Tensor] | None:
+        """cos and sin tables of the pack, or None where nothing is rotated."""
+        if rotary_dim == 0:
+            return None
+        if (rotary_dim, base) not in self._tables:
+            self._tables[rotary_dim, base] = rotary_tables(self.positions, rotary_dim, base)
+        return self._tables[rotary_dim, base]

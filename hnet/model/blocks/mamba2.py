@@ -1,0 +1,95 @@
+"""Mamba-2 mixer on packed documents (Dao & Gu 2024, arXiv 2405.21060, section 6)."""
+
+import torch
+from hnet_kernels import causal_conv1d, ssd_scan
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hnet.model.blocks.context import PackContext
+from hnet.model.blocks.norm import GatedRMSNorm
+from hnet.model.cache import StateCache
+from hnet.model.config import SSMConfig
+
+
+class DepthwiseConv(nn.Module):
+    """Parameters of a causal depthwise convolution: weight (C, K), bias (C,)."""
+
+    def __init__(self, channels: int, taps: int, *, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, taps, device=device))
+        self.bias = nn.Parameter(torch.empty(channels, device=device))
+
+
+class Mamba2(nn.Module):
+    """`in_proj` gives z | x | B | C | dt; x, B and C pass a short convolution, then the state-space scan.
+
+    Inner width di = expand * d in heads of head_dim, one group of B and C, state size N = d_state.
+    """
+
+    def __init__(
+        self, dim: int, config: SSMConfig, norm_eps: float, *, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.inner = config.expand * dim
+        self.num_heads = self.inner // config.head_dim
+        conv_channels = self.inner + 2 * config.d_state
+        self.in_proj = nn.Linear(dim, self.inner + conv_channels + self.num_heads, bias=False, device=device)
+        self.conv = DepthwiseConv(conv_channels, config.d_conv, device=device)
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads, device=device))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads, device=device))
+        self.D = nn.Parameter(torch.empty(self.num_heads, device=device))
+        self.norm = GatedRMSNorm(self.inner, norm_eps, device=device)
+        self.out_proj = nn.Linear(self.inner, dim, bias=False, device=device)
+
+    def forward(self, x: Tensor, context: PackContext, cache: StateCache | None = None) -> Tensor:
+        """(T, D) -> (T, D). A cache is filled with the convolution taps and scan state of every row."""
+        z, xbc, dt = self._project(x)
+        mixed = causal_conv1d(xbc, self.conv.weight, self.conv.bias, context.cu_seqlens)
+        u, b, c = self._split(mixed)
+        dt = F.softplus(dt.float() + self.dt_bias.float())
+        decay_rate = -self.A_log.float().exp()
+        if cache is None:
+            y = ssd_scan(u, dt, decay_rate, b, c, self.D, context.cu_seqlens)
+        else:
+            y, states = ssd_scan(u, dt, decay_rate, b, c, self.D, context.cu_seqlens, return_final_states=True)
+            rows = torch.arange(context.cu_seqlens.numel() - 1, device=x.device)
+            cache.write("ssm", states, rows)
+            cache.write("conv", self._last_taps(xbc, context), rows)
+        return self.out_proj(self.norm(y.flatten(1), z))
+
+    def step(self, x: Tensor, cache: StateCache, rows: Tensor) -> Tensor:
+        """One unit (R, D) for each of `rows` (R,) -> (R, D)."""
+        z, xbc, dt = self._project(x)
+        taps = torch.cat([cache.read("conv", rows), xbc[:, :, None]], -1)
+        cache.write("conv", taps[:, :, 1:], rows)
+        mixed = F.silu((taps * self.conv.weight).sum(-1) + self.conv.bias)
+        u, b, c = (part.float() for part in self._split(mixed))
+        dt = F.softplus(dt.float() + self.dt_bias.float())
+        decay = (-self.A_log.float().exp() * dt).exp()
+        state = cache.read("ssm", rows)
+        state = state * decay[:, :, None, None] + (u * dt[:, :, None])[..., None] * b[:, None, None]
+        cache.write("ssm", state, rows)
+        y = (state @ c[:, None, :, None]).squeeze(-1) + self.D.float()[:, None] * u
+        return self.out_proj(self.norm(y.flatten(1).to(z.dtype), z))
+
+    def new_cache(self, num_rows: int) -> StateCache:
+        return StateCache(num_rows)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = [self.inner, self.inner + 2 * self.config.d_state, self.num_heads]
+        z, xbc, dt = self.in_proj(x).split(sizes, -1)
+        return z, xbc, dt
+
+    def _split(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u, b, c = mixed.split([self.inner, self.config.d_state, self.config.d_state], -1)
+        return u.unflatten(-1, (self.num_heads, self.config.head_dim)), b, c
+
+    def _last_taps(self, xbc: Tensor, context: PackContext) -> Tensor:
+        """Inputs (B, C, K - 1) of the last K - 1 units of each document, zero where it is shorter."""
+        ends = context.cu_seqlens[1:].long()
+        lengths = context.cu_seqlens.diff().long()
+        back = torch.arange(self.config.d_conv - 1, 0, -1, device=xbc.device)
+        index = (ends[:, None] - back).clamp(min=0)
+        taps = xbc[index] * (back <= lengths[:, None])[..., None]
+        return taps.transpose(1, 2)

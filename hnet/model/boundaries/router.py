@@ -1,0 +1,51 @@
+"""H-Net's learned boundaries (arXiv 2507.07955, section 2.2.1, eq. 4)."""
+
+import torch
+from hnet_kernels import route
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hnet.model.boundaries.boundaries import Boundaries
+from hnet.model.cache import StateCache
+from hnet.model.config import RouterConfig
+
+
+class Router(nn.Module):
+    """A unit opens a chunk where its key turns away from the query of the unit before it.
+
+    p_t = (1 - cos(q_{t-1}, k_t)) / 2, boundary where p_t > 1/2; the first unit of a document always is one.
+    The released checkpoints take the query from the previous unit; the paper writes the roles the other way round.
+    """
+
+    forced_ratio: float | None = None
+    """For benchmarks only: replace the decisions by a fixed pseudo-random pattern of one boundary per this many units."""
+
+    def __init__(self, dim: int, config: RouterConfig, *, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.q_proj = nn.Linear(dim, dim, bias=False, device=device)
+        self.k_proj = nn.Linear(dim, dim, bias=False, device=device)
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor, cache: StateCache | None = None) -> Boundaries:
+        """(T, D) -> probabilities (T,) float32 and mask (T,) bool."""
+        prob, mask = route(self.q_proj(x), self.k_proj(x), cu_seqlens)
+        if self.forced_ratio is not None:
+            mask = self._forced(mask, cu_seqlens)
+        if cache is not None:
+            rows = torch.arange(cu_seqlens.numel() - 1, device=x.device)
+            cache.write("last", x[cu_seqlens[1:].long() - 1], rows)
+        return Boundaries(prob, mask)
+
+    def step(self, x: Tensor, cache: StateCache, rows: Tensor) -> Boundaries:
+        """One unit (R, D) of rows that have been prefilled -> probabilities and mask (R,)."""
+        last = cache.read("last", rows)
+        cache.write("last", x, rows)
+        query, key = self.q_proj(last).float(), self.k_proj(x).float()
+        prob = ((1 - F.cosine_similarity(query, key, dim=-1, eps=1e-12)) / 2).clamp(0, 1)
+        return Boundaries(prob, prob > 0.5)
+
+    def _forced(self, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(mask.numel())
+        forced = torch.rand(mask.numel(), generator=generator).to(mask.device) * self.forced_ratio < 1
+        forced[cu_seqlens[:-1].long()] = True
+        return forced

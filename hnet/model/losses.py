@@ -1,0 +1,19 @@
+"""Training losses of a hierarchical language model, as sums and means that can be reduced over ranks."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor, ignore: int = -100) -> Tensor:
+    """Sum of -log p(label) in nats over logits (T, V) and labels (T,); `ignore` labels count nothing."""
+    return F.cross_entropy(logits.float(), labels, ignore_index=ignore, reduction="sum")
+
+
+def ratio_loss(mean_prob: Tensor, mean_boundary: Tensor, ratio: float) -> Tensor:
+    """N / (N - 1) * ((N - 1) F G + (1 - F)(1 - G)), H-Net paper eq. 10.
+
+    G = `mean_prob` carries the gradient, F = `mean_boundary` is the share of boundaries, N = `ratio` > 1.
+    Equal to 1 where F = G = 1 / N.
+    """
+    share = mean_boundary.detach()
+    return ratio / (ratio - 1) * ((ratio - 1) * share * mean_prob + (1 - share) * (1 - mean_prob))

@@ -1,0 +1,93 @@
+"""`Stack`: the layers that a layer string such as `m4T2` names, followed by a norm."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hnet.model.blocks.attention import Attention
+from hnet.model.blocks.context import PackContext
+from hnet.model.blocks.mamba2 import Mamba2
+from hnet.model.blocks.mlp import SwiGLU
+from hnet.model.blocks.norm import RMSNorm
+from hnet.model.cache import LayerCache
+from hnet.model.config import StageConfig, parse_layers
+
+
+class Block(nn.Module):
+    """Pre-norm residual layer: r += mixer(norm1(r)); with an MLP also r += mlp(norm2(r)). r is float32."""
+
+    def __init__(
+        self, kind: str, config: StageConfig, norm_eps: float, *, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        dim = config.d_model
+        self.norm1 = RMSNorm(dim, norm_eps, device=device)
+        self.mixer: Mamba2 | Attention
+        if kind in "mM":
+            self.mixer = Mamba2(dim, config.ssm, norm_eps, device=device)
+        else:
+            self.mixer = Attention(dim, config.attention, device=device)
+        self.norm2 = RMSNorm(dim, norm_eps, device=device) if kind.isupper() else None
+        self.mlp = SwiGLU(dim, config.mlp_width, device=device) if kind.isupper() else None
+
+    @property
+    def num_residuals(self) -> int:
+        """Additions to the residual stream: 1, or 2 with an MLP."""
+        return 1 if self.mlp is None else 2
+
+    def forward(self, residual: Tensor, context: PackContext, cache: LayerCache | None = None) -> Tensor:
+        """(T, D) float32 -> (T, D) float32."""
+        mixed = self.mixer(self._normed(self.norm1, residual), context, cache)
+        return self._mlp(residual + mixed)
+
+    def step(self, residual: Tensor, cache: LayerCache, rows: Tensor) -> Tensor:
+        """One unit (R, D) float32 for each of `rows`."""
+        mixed = self.mixer.step(self._normed(self.norm1, residual), cache, rows)  # type: ignore[arg-type]
+        return self._mlp(residual + mixed)
+
+    def _mlp(self, residual: Tensor) -> Tensor:
+        if self.mlp is None or self.norm2 is None:
+            return residual
+        return residual + self.mlp(self._normed(self.norm2, residual))
+
+    def _normed(self, norm: RMSNorm, residual: Tensor) -> Tensor:
+        return norm(residual).to(self.mixer.out_proj.weight.dtype)
+
+
+class Stack(nn.Module):
+    """Blocks and a final norm. The residual stream starts afresh in every stack."""
+
+    def __init__(
+        self, layers: str, config: StageConfig, norm_eps: float, *, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(kind, config, norm_eps, device=device) for kind in parse_layers(layers))
+        self.norm = RMSNorm(config.d_model, norm_eps, device=device)
+        self.activation_checkpointing = False
+
+    @property
+    def num_residuals(self) -> int:
+        return sum(block.num_residuals for block in self.layers)  # type: ignore[misc]
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
+        """(T, D) -> (T, D) in the dtype of `x`."""
+        context = PackContext(cu_seqlens, x.shape[0])
+        residual = x.float() if x.dtype.itemsize < 4 else x
+        for index, block in enumerate(self.layers):
+            if caches is not None:
+                residual = block(residual, context, caches[index])
+            elif self.activation_checkpointing and self.training:
+                residual = checkpoint(block, residual, context, use_reentrant=False)
+            else:
+                residual = block(residual, context)
+        return self.norm(residual).to(x.dtype)
+
+    def step(self, x: Tensor, caches: list[LayerCache], rows: Tensor) -> Tensor:
+        """One unit (R, D) for each of `rows` -> (R, D)."""
+        residual = x.float() if x.dtype.itemsize < 4 else x
+        for block, cache in zip(self.layers, caches, strict=True):
+            residual = block.step(residual, cache, rows)  # type: ignore[operator]
+        return self.norm(residual).to(x.dtype)
+
+    def new_caches(self, num_rows: int) -> list[LayerCache]:
+        return [block.mixer.new_cache(num_rows) for block in self.layers]  # type: ignore[union-attr, operator]

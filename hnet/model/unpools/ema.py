@@ -1,0 +1,47 @@
+"""H-Net's smoothing and upsampling (arXiv 2507.07955, section 2.2.2, eqs. 5 to 9)."""
+
+import torch
+from hnet_kernels import ema, upsample
+from torch import Tensor, nn
+
+from hnet.model.boundaries.boundaries import Boundaries
+from hnet.model.cache import StateCache
+from hnet.model.config import EMAConfig
+from hnet.model.packed import Packed
+
+MIN_PROB = 1e-4
+"""P is kept within [1e-4, 1 - 1e-4], also where a boundary is forced, as the released models were trained."""
+
+
+class EMAUnpool(nn.Module):
+    """Chunk states are averaged exponentially with weight P, then repeated over the units of their chunk.
+
+    The straight-through confidence multiplies by exactly 1 forwards and passes its gradient to the router.
+    """
+
+    def __init__(self, dim: int, config: EMAConfig, *, device: torch.device | str | None = None) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        chunks: Packed,
+        boundaries: Boundaries,
+        chunk_index: Tensor,
+        residual: Tensor,
+        cache: StateCache | None = None,
+    ) -> Tensor:
+        """Chunks (M, D) and residual (T, D) float32 -> (T, D) float32."""
+        smoothed = ema(chunks.values.to(residual.dtype), boundaries.prob[boundaries.mask], chunks.cu_seqlens)
+        if cache is not None:
+            rows = torch.arange(chunks.cu_seqlens.numel() - 1, device=smoothed.device)
+            cache.write("state", smoothed[chunks.cu_seqlens[1:].long() - 1], rows)
+        return upsample(smoothed, chunk_index, boundaries.confidence, residual)
+
+    def step_chunk(self, chunks: Tensor, prob: Tensor, cache: StateCache, rows: Tensor) -> None:
+        """Take up new chunk states (R, D) of `rows`, whose boundaries have probability `prob` (R,)."""
+        weight = prob.clamp(MIN_PROB, 1 - MIN_PROB)[:, None]
+        cache.write("state", weight * chunks.float() + (1 - weight) * cache.read("state", rows), rows)
+
+    def step(self, residual: Tensor, cache: StateCache, rows: Tensor) -> Tensor:
+        """Residual (R, D) of one unit each -> (R, D)."""
+        return cache.read("state", rows) + residual
