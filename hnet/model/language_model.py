@@ -158,8 +158,9 @@ class LanguageModel(nn.Module):
             cu_seqlens = torch.tensor([0, input_ids.shape[0]], device=input_ids.device)
         if input_ids.device.type == "cpu":
             ends = cu_seqlens.tolist()
-            if ends[0] != 0 or ends[-1] != input_ids.shape[0] or any(b <= a for a, b in zip(ends, ends[1:])):
+            if ends[0] != 0 or ends[-1] != input_ids.shape[0] or any(b <= a for a, b in zip(ends, ends[1:], strict=False)):
                 raise ValueError(
-                    f"cu_seqlens must rise strictly from 0 to {input_ids.shape[0]} (no empty document), got {ends[:8]}..."
+                    f"cu_seqlens must rise strictly from 0 to {input_ids.shape[0]} (no empty document), "
+                    f"got {ends[:8]}..."
                 )
         return cu_seqlens.int()

@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from hnet.config import load_config
 from hnet.errors import CheckpointError
 from hnet.model.config import ModelConfig
 from hnet.model.language_model import LanguageModel
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.yaml"
 
 
 def build(
@@ -24,3 +30,76 @@ def build(
     """
     config = model if isinstance(model, ModelConfig) else load_config(ModelConfig, model)
     return LanguageModel(config, device=device, dtype=dtype)
+
+
+def load(
+    path: str | Path, *, device: torch.device | str | None = "cpu", dtype: torch.dtype | None = None
+) -> LanguageModel:
+    """A trained model in eval mode, from a checkpoint folder, or the latest checkpoint of a run folder.
+
+    Raises CheckpointError that names the file when something is missing, damaged or does not fit.
+    """
+    folder = checkpoint_folder(Path(path))
+    config = saved_model_config(folder)
+    model = LanguageModel(config, device="meta")
+    try:
+        weights = load_file(folder / WEIGHTS, device=str(device or "cpu"))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} cannot be read ({error}); the file is damaged: use another checkpoint of the run"
+        ) from error
+    _check_names(model, weights, folder / WEIGHTS)
+    model.load_state_dict(weights, assign=True, strict=False)
+    if config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    if dtype is not None:
+        model.cast(dtype)
+    return model.eval()
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """The folder that holds the weights: `path` itself, or what `latest` names in it or in its `checkpoints`."""
+    if not path.exists():
+        raise CheckpointError(f"no such checkpoint or run folder: {path}")
+    if (path / WEIGHTS).exists():
+        return path
+    for pointer in (path / "latest", path / "checkpoints" / "latest"):
+        if pointer.is_dir():
+            return pointer
+        if pointer.is_file():
+            return pointer.parent / pointer.read_text().strip()
+    raise CheckpointError(
+        f"{path} is no checkpoint: it has neither {WEIGHTS} nor a checkpoints/latest; give a run's output_dir or one of "
+        "its checkpoints/step-NNNNNNNN"
+    )
+
+
+def saved_model_config(folder: Path) -> ModelConfig:
+    """The model's configuration saved in a checkpoint: `config.yaml` of a run, or of a model alone."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG}: it is not a complete checkpoint")
+    try:
+        mapping = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(mapping, dict):
+        raise CheckpointError(f"{file} does not hold a configuration")
+    return load_config(ModelConfig, mapping.get("model", mapping))
+
+
+def _check_names(model: LanguageModel, weights: Mapping[str, torch.Tensor], file: Path) -> None:
+    expected = dict(model.named_parameters())
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if model.config.tie_embeddings:
+        extra = [name for name in extra if name != "head.weight"]
+    if missing or extra:
+        raise CheckpointError(
+            f"{file} does not fit its {CONFIG}: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}"
+        )
+    for name, parameter in expected.items():
+        if weights[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{file}: {name} has shape {tuple(weights[name].shape)}, {CONFIG} asks for {tuple(parameter.shape)}"
+            )

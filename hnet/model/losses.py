@@ -3,10 +3,12 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from hnet.model.precision import at_least_float32
+
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, ignore: int = -100) -> Tensor:
     """Sum of -log p(label) in nats over logits (T, V) and labels (T,); `ignore` labels count nothing."""
-    return F.cross_entropy(logits.float(), labels, ignore_index=ignore, reduction="sum")
+    return F.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore, reduction="sum")
 
 
 def ratio_loss(mean_prob: Tensor, mean_boundary: Tensor, ratio: float) -> Tensor:

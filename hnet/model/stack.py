@@ -11,6 +11,7 @@ from hnet.model.blocks.mlp import SwiGLU
 from hnet.model.blocks.norm import RMSNorm
 from hnet.model.cache import LayerCache
 from hnet.model.config import StageConfig, parse_layers
+from hnet.model.precision import at_least_float32
 
 
 class Block(nn.Module):
@@ -72,7 +73,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, cu_seqlens: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
         """(T, D) -> (T, D) in the dtype of `x`."""
         context = PackContext(cu_seqlens, x.shape[0])
-        residual = x.float() if x.dtype.itemsize < 4 else x
+        residual = at_least_float32(x)
         for index, block in enumerate(self.layers):
             if caches is not None:
                 residual = block(residual, context, caches[index])
@@ -84,7 +85,7 @@ class Stack(nn.Module):
 
     def step(self, x: Tensor, caches: list[LayerCache], rows: Tensor) -> Tensor:
         """One unit (R, D) for each of `rows` -> (R, D)."""
-        residual = x.float() if x.dtype.itemsize < 4 else x
+        residual = at_least_float32(x)
         for block, cache in zip(self.layers, caches, strict=True):
             residual = block.step(residual, cache, rows)  # type: ignore[operator]
         return self.norm(residual).to(x.dtype)

@@ -9,6 +9,7 @@ from hnet.model.blocks.context import PackContext
 from hnet.model.blocks.norm import GatedRMSNorm
 from hnet.model.cache import StateCache
 from hnet.model.config import SSMConfig
+from hnet.model.precision import at_least_float32
 
 
 class DepthwiseConv(nn.Module):
@@ -47,8 +48,8 @@ class Mamba2(nn.Module):
         z, xbc, dt = self._project(x)
         mixed = causal_conv1d(xbc, self.conv.weight, self.conv.bias, context.cu_seqlens)
         u, b, c = self._split(mixed)
-        dt = F.softplus(dt.float() + self.dt_bias.float())
-        decay_rate = -self.A_log.float().exp()
+        dt = F.softplus(at_least_float32(dt) + self.dt_bias)
+        decay_rate = -self.A_log.exp()
         if cache is None:
             y = ssd_scan(u, dt, decay_rate, b, c, self.D, context.cu_seqlens)
         else:
@@ -64,13 +65,13 @@ class Mamba2(nn.Module):
         taps = torch.cat([cache.read("conv", rows), xbc[:, :, None]], -1)
         cache.write("conv", taps[:, :, 1:], rows)
         mixed = F.silu((taps * self.conv.weight).sum(-1) + self.conv.bias)
-        u, b, c = (part.float() for part in self._split(mixed))
-        dt = F.softplus(dt.float() + self.dt_bias.float())
-        decay = (-self.A_log.float().exp() * dt).exp()
+        u, b, c = (at_least_float32(part) for part in self._split(mixed))
+        dt = F.softplus(at_least_float32(dt) + self.dt_bias)
+        decay = (-self.A_log.exp() * dt).exp()
         state = cache.read("ssm", rows)
         state = state * decay[:, :, None, None] + (u * dt[:, :, None])[..., None] * b[:, None, None]
         cache.write("ssm", state, rows)
-        y = (state @ c[:, None, :, None]).squeeze(-1) + self.D.float()[:, None] * u
+        y = (state @ c[:, None, :, None]).squeeze(-1) + self.D[:, None] * u
         return self.out_proj(self.norm(y.flatten(1).to(z.dtype), z))
 
     def new_cache(self, num_rows: int) -> StateCache:

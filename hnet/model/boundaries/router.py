@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.cache import StateCache
 from hnet.model.config import RouterConfig
+from hnet.model.precision import at_least_float32
 
 
 class Router(nn.Module):
@@ -40,7 +41,7 @@ class Router(nn.Module):
         """One unit (R, D) of rows that have been prefilled -> probabilities and mask (R,)."""
         last = cache.read("last", rows)
         cache.write("last", x, rows)
-        query, key = self.q_proj(last).float(), self.k_proj(x).float()
+        query, key = at_least_float32(self.q_proj(last)), at_least_float32(self.k_proj(x))
         prob = ((1 - F.cosine_similarity(query, key, dim=-1, eps=1e-12)) / 2).clamp(0, 1)
         return Boundaries(prob, prob > 0.5)
 

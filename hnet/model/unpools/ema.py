@@ -8,6 +8,7 @@ from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.cache import StateCache
 from hnet.model.config import EMAConfig
 from hnet.model.packed import Packed
+from hnet.model.precision import at_least_float32
 
 MIN_PROB = 1e-4
 """P is kept within [1e-4, 1 - 1e-4], also where a boundary is forced, as the released models were trained."""
@@ -40,7 +41,7 @@ class EMAUnpool(nn.Module):
     def step_chunk(self, chunks: Tensor, prob: Tensor, cache: StateCache, rows: Tensor) -> None:
         """Take up new chunk states (R, D) of `rows`, whose boundaries have probability `prob` (R,)."""
         weight = prob.clamp(MIN_PROB, 1 - MIN_PROB)[:, None]
-        cache.write("state", weight * chunks.float() + (1 - weight) * cache.read("state", rows), rows)
+        cache.write("state", weight * at_least_float32(chunks) + (1 - weight) * cache.read("state", rows), rows)
 
     def step(self, residual: Tensor, cache: StateCache, rows: Tensor) -> Tensor:
         """Residual (R, D) of one unit each -> (R, D)."""

@@ -54,4 +54,4 @@ def ssd_scan(
     w = (cse - cs[c]).clamp(max=0).exp() * wgt[:, None]
     fin = (xc[c] * w[..., None]).transpose(2, 3) @ Bc[c][:, None]
     carry = first[c, j][:, None, None, None] * cse.exp()[..., None] * hin[c]
-    return y, (fin + carry).float()
+    return y, fin + carry
