@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from hnet.config.base import Config
+from hnet.config.base import Allowed, Config
 
 
 class SourceConfig(Config):
@@ -22,16 +22,24 @@ class SourceConfig(Config):
     """Read a Hub dataset as it downloads, without a local copy."""
 
 
+Sources = Annotated[
+    tuple[SourceConfig, ...],
+    Allowed("a path or dataset name, a mapping with path and weight, or a list of these"),
+]
+
+
 def _as_sources(value: Any) -> Any:
     if isinstance(value, (str, dict)):
-        value = [value]
-    return [{"path": item} if isinstance(item, str) else item for item in value]
+        value = (value,)
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple({"path": item} if isinstance(item, str) else item for item in value)
 
 
 class DataConfig(Config):
-    train: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    train: Annotated[Sources, Field(min_length=1)]
     """Paths, dataset names or sources with weights."""
-    validation: tuple[SourceConfig, ...] = ()
+    validation: Sources = ()
     """Held-out text; empty means no validation."""
     tokenizer: str = "bytes"
     """`bytes`, or the path of a `tokenizers` JSON file (BPE baseline)."""

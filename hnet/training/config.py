@@ -1,6 +1,6 @@
 """`RunConfig`: everything that one training run is. Imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -94,6 +94,8 @@ class LoggingConfig(Config):
 
 
 class RunConfig(Config):
+    config_folder: ClassVar[str | None] = "runs"
+
     output_dir: str
     """Everything the run writes goes here."""
     model: ModelConfig

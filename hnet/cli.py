@@ -1,0 +1,266 @@
+"""The `hnet` command: arguments in, one function call, errors as messages. Nothing heavy is imported before it is used."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from hnet import __version__
+from hnet.errors import UserError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line like every other bad input: one message, no usage dump."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}\nSee: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            nearest = difflib.get_close_matches(str(value), names, n=1)
+            hint = f"; did you mean '{nearest[0]}'?" if nearest else "."
+            self.error(f"no {action.metavar or action.dest} '{value}'{hint} There are: {', '.join(names)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    try:
+        arguments, rest = _parser().parse_known_args(argv)
+        _take_overrides(arguments, rest)
+        arguments.run(arguments)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is left to say, and the flush at exit must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _take_overrides(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """argparse gives up on `key=value` words that follow an option; anything else unknown is an error."""
+    options = [word for word in rest if word.startswith("-")]
+    if options or (rest and not hasattr(arguments, "overrides")):
+        arguments.parser.error(f"unknown argument: {' '.join(options or rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hnet", description="Hierarchical language models, from bytes.")
+    parser.add_argument("--version", action="version", version=f"hnet {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _add_train(commands)
+    _add_data(commands)
+    _add_generate(commands)
+    _add_inspect(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[_Parser]",
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    help: str,
+    example: str,
+) -> _Parser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="RUN.yaml", help="a run's YAML file, or the name of one in configs/runs")
+    parser.add_argument(
+        "overrides", metavar="key.path=value", nargs="*", default=[], help="change the file's value, such as training.steps=100"
+    )
+
+
+def _add_train(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "train",
+        _train,
+        "train a model; the same command again resumes",
+        "hnet train configs/runs/quickstart.yaml training.steps=100 output_dir=runs/short\n"
+        "  torchrun --nproc_per_node 2 -m hnet.train configs/runs/quickstart.yaml",
+    )
+    _add_config(parser)
+    # The deepspeed launcher passes it to every script; ranks come from the environment instead.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    group = commands.add_parser("data", help="prepare training text", description="Prepare training text.")
+    actions = group.add_subparsers(metavar="action", required=True)
+    parser = _command(
+        actions,
+        "prepare",
+        _data_prepare,
+        "write text, jsonl, parquet, arrow or a Hub dataset as a sharded byte store",
+        "hnet data prepare corpus/*.jsonl stores/corpus --column text",
+    )
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="files, folders, globs or a dataset name")
+    parser.add_argument("output", metavar="OUT", help="folder to write")
+    parser.add_argument("--column", default="text", help="column that holds the text (default: %(default)s)")
+    parser.add_argument("--shard-bytes", type=_positive, default=1 << 28, help="bytes in a shard (default: %(default)s)")
+    parser.add_argument(
+        "--split-on",
+        choices=("file", "line", "blank-line"),
+        default="file",
+        help="what ends a document in plain text (default: %(default)s)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_generate(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands, "generate", _generate, "continue a text", "hnet generate runs/quickstart --prompt 'It was ' --max-bytes 200"
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="a run folder or a checkpoint folder")
+    parser.add_argument("--prompt", required=True, help="text to continue; may be empty")
+    parser.add_argument("--max-bytes", type=_positive, default=200, help="bytes to add at most (default: %(default)s)")
+    parser.add_argument("--temperature", type=_number(0.0), default=1.0, help="0 takes the likeliest byte (default: %(default)s)")
+    parser.add_argument("--top-p", type=_number(0.0, 1.0), default=1.0, help="share of probability kept (default: %(default)s)")
+    parser.add_argument("--seed", type=_natural, default=0, help="the same seed gives the same text (default: %(default)s)")
+
+
+def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        commands,
+        "inspect",
+        _inspect,
+        "show the boundaries of every stage on a text",
+        "hnet inspect runs/quickstart --text 'The quick brown fox' --html boundaries.html",
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="a run folder or a checkpoint folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", help="the text itself")
+    source.add_argument("--file", type=Path, help="a file; need not be valid UTF-8")
+    parser.add_argument("--html", type=Path, metavar="OUT", help="write a self-contained page")
+    parser.add_argument("--png", type=Path, metavar="OUT", help="write a picture")
+
+
+def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    group = commands.add_parser("bench", help="measure speed and memory", description="Measure speed and memory.")
+    actions = group.add_subparsers(metavar="benchmark", required=True)
+    parser = _command(
+        actions,
+        "train",
+        _bench_train,
+        "training speed: bytes/s, FLOPs, MFU and peak memory as medians with their spread",
+        "hnet bench train configs/runs/quickstart.yaml model=hnet_10m --steps 20 --json bench.json",
+    )
+    _add_config(parser)
+    parser.add_argument("--steps", type=_positive, default=20, help="steps that are timed (default: %(default)s)")
+    parser.add_argument("--warmup", type=_natural, default=3, help="steps before them (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the result as JSON")
+
+
+def _positive(text: str) -> int:
+    return _integer(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _integer(text, 0)
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"got '{text}'; allowed: an integer of at least {least}")
+    return value
+
+
+def _number(least: float, most: float = float("inf")) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (least <= value <= most and value < float("inf")):
+            limit = f"from {least:g} to {most:g}" if most < float("inf") else f"of at least {least:g}"
+            raise argparse.ArgumentTypeError(f"got '{text}'; allowed: a number {limit}")
+        return value
+
+    return parse
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from hnet.config import load_config
+    from hnet.training.config import RunConfig
+
+    config = load_config(RunConfig, arguments.config, arguments.overrides)
+    # Only now: a mistake in the configuration is reported before torch has loaded.
+    from hnet.training.loop import train
+
+    train(config)
+
+
+def _data_prepare(arguments: argparse.Namespace) -> None:
+    from hnet.data.prepare import prepare
+
+    prepare(
+        arguments.sources,
+        arguments.output,
+        column=arguments.column,
+        shard_bytes=arguments.shard_bytes,
+        split_on=arguments.split_on,
+        progress=not arguments.quiet,
+    )
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from hnet.inference.generation import stream
+    from hnet.model.loading import load
+
+    model = load(arguments.checkpoint)
+    print(arguments.prompt, end="", flush=True)
+    for piece in stream(
+        model,
+        arguments.prompt,
+        max_bytes=arguments.max_bytes,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    ):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from hnet.inspect.command import run
+
+    run(arguments.checkpoint, text=arguments.text, file=arguments.file, html=arguments.html, png=arguments.png)
+
+
+def _bench_train(arguments: argparse.Namespace) -> None:
+    from hnet.config import load_config
+    from hnet.training.config import RunConfig
+
+    config = load_config(RunConfig, arguments.config, arguments.overrides)
+    from hnet.bench.train import bench_train
+
+    bench_train(config, steps=arguments.steps, warmup=arguments.warmup, json_path=arguments.json)
