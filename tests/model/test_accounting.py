@@ -3,7 +3,12 @@ import sys
 
 import pytest
 
-from hnet.model.accounting import count_parameters, flops_per_byte, mean_keys, parameter_breakdown
+from hnet.model.accounting import (
+    count_parameters,
+    flops_per_byte,
+    mean_keys,
+    parameter_breakdown,
+)
 from hnet.model.config import ModelConfig
 
 
@@ -68,7 +73,10 @@ def test_flops_of_the_paper(name: str, bytes_per_chunk: float, paper: float) -> 
 
 def test_flops_of_a_flat_transformer_by_hand() -> None:
     config = ModelConfig.model_validate(
-        {"vocab_size": 300, "stages": [{"d_model": 64, "d_intermediate": 128, "main": "T2", "attention": {"num_heads": 4}}]}
+        {
+            "vocab_size": 300,
+            "stages": [{"d_model": 64, "d_intermediate": 128, "main": "T2", "attention": {"num_heads": 4}}],
+        }
     )
     projections = 2 * (4 * 64 * 64 + 3 * 64 * 128)
     scores_and_values = 2 * 2 * 64 * (1 + 2 + 3 + 4 + 5) / 5
