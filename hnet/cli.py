@@ -1,4 +1,4 @@
-"""The `hnet` command: arguments in, one function call, errors as messages. Nothing heavy is imported before it is used."""
+"""The `hnet` command: arguments in, one call, errors as messages. Nothing heavy is imported before it is used."""
 
 import argparse
 import difflib
@@ -91,7 +91,11 @@ def _command(
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="RUN.yaml", help="a run's YAML file, or the name of one in configs/runs")
     parser.add_argument(
-        "overrides", metavar="key.path=value", nargs="*", default=[], help="change the file's value, such as training.steps=100"
+        "overrides",
+        metavar="key.path=value",
+        nargs="*",
+        default=[],
+        help="change the file's value, such as training.steps=100",
     )
 
 
@@ -122,7 +126,9 @@ def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="files, folders, globs or a dataset name")
     parser.add_argument("output", metavar="OUT", help="folder to write")
     parser.add_argument("--column", default="text", help="column that holds the text (default: %(default)s)")
-    parser.add_argument("--shard-bytes", type=_positive, default=1 << 28, help="bytes in a shard (default: %(default)s)")
+    parser.add_argument(
+        "--shard-bytes", type=_positive, default=1 << 28, help="bytes in a shard (default: %(default)s)"
+    )
     parser.add_argument(
         "--split-on",
         choices=("file", "line", "blank-line"),
@@ -134,14 +140,24 @@ def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
 
 def _add_generate(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser = _command(
-        commands, "generate", _generate, "continue a text", "hnet generate runs/quickstart --prompt 'It was ' --max-bytes 200"
+        commands,
+        "generate",
+        _generate,
+        "continue a text",
+        "hnet generate runs/quickstart --prompt 'It was ' --max-bytes 200",
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="a run folder or a checkpoint folder")
     parser.add_argument("--prompt", required=True, help="text to continue; may be empty")
     parser.add_argument("--max-bytes", type=_positive, default=200, help="bytes to add at most (default: %(default)s)")
-    parser.add_argument("--temperature", type=_number(0.0), default=1.0, help="0 takes the likeliest byte (default: %(default)s)")
-    parser.add_argument("--top-p", type=_number(0.0, 1.0), default=1.0, help="share of probability kept (default: %(default)s)")
-    parser.add_argument("--seed", type=_natural, default=0, help="the same seed gives the same text (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=_number(0.0), default=1.0, help="0 takes the likeliest byte (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--top-p", type=_number(0.0, 1.0), default=1.0, help="share of probability kept (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=_natural, default=0, help="the same seed gives the same text (default: %(default)s)"
+    )
 
 
 def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:

@@ -8,7 +8,13 @@ from pydantic.fields import FieldInfo
 
 from hnet.config.base import Allowed, Config
 
-_SCALARS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
+_SCALARS: dict[Any, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    type(None): "null",
+}
 
 
 def describe_field(info: FieldInfo) -> str:
@@ -45,7 +51,11 @@ def _base(annotation: Any, origin: Any, arguments: tuple[Any, ...]) -> str:
     if origin is tuple:
         return f"a list of {len(arguments)} values: {'; '.join(describe_type(item) for item in arguments)}"
     if isinstance(annotation, type) and issubclass(annotation, Config):
-        named = f"a name in configs/{annotation.config_folder}, the path of a YAML file, or " if annotation.config_folder else ""
+        named = (
+            f"a name in configs/{annotation.config_folder}, the path of a YAML file, or "
+            if annotation.config_folder
+            else ""
+        )
         return f"{named}a mapping with the keys {', '.join(annotation.model_fields)}"
     return getattr(annotation, "__name__", str(annotation))
 
@@ -60,5 +70,9 @@ def _limits(metadata: Sequence[Any]) -> str:
     if "ge" in limits and "le" in limits:
         return f" from {limits['ge']} to {limits['le']}"
     words = {"ge": "of at least", "gt": "greater than", "le": "of at most", "lt": "less than"}
-    words |= {"multiple_of": "that is a multiple of", "min_length": "of length at least", "max_length": "of length at most"}
+    words |= {
+        "multiple_of": "that is a multiple of",
+        "min_length": "of length at least",
+        "max_length": "of length at most",
+    }
     return "".join(f" {words[name]} {value}" for name, value in limits.items())

@@ -62,7 +62,9 @@ def _message(problem: Any, place: _Place, document: Document) -> str:
         value = document.get(place.path)
     except (KeyError, IndexError, TypeError):
         value = problem["input"]
-    remedy = "; put it in quotes to make it text" if place.allowed == "text" and type(value) in (int, float, bool) else ""
+    remedy = (
+        "; put it in quotes to make it text" if place.allowed == "text" and type(value) in (int, float, bool) else ""
+    )
     return f"{where}{name}: got {_shown(value)}; allowed: {place.allowed}{remedy}"
 
 

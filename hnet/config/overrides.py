@@ -33,7 +33,8 @@ def apply_override(document: Document, path: KeyPath, value: Any, override: str)
         if isinstance(node, dict) and node.get(part) is None:
             if isinstance(following, int):
                 raise ConfigError(
-                    f"{origin}: {_dotted(path[: depth + 1])} is not set, so it has no item {following}; give the whole list"
+                    f"{origin}: {_dotted(path[: depth + 1])} is not set, so it has no item {following}; "
+                    "give the whole list"
                 )
             node[part] = {}
             document.origins[path[: depth + 1]] = origin
@@ -49,9 +50,13 @@ def _check_step(node: Any, part: str | int, above: KeyPath, origin: str) -> None
             raise ConfigError(f"{origin}: {_dotted(above)} is a mapping, not a list; its keys: {keys}")
     elif isinstance(node, list):
         if not isinstance(part, int):
-            raise ConfigError(f"{origin}: {_dotted(above)} is a list; '{part}' must be an index from 0 to {len(node) - 1}")
+            raise ConfigError(
+                f"{origin}: {_dotted(above)} is a list; '{part}' must be an index from 0 to {len(node) - 1}"
+            )
         if part >= len(node):
-            raise ConfigError(f"{origin}: {_dotted(above)} has {len(node)} items; '{part}' must be from 0 to {len(node) - 1}")
+            raise ConfigError(
+                f"{origin}: {_dotted(above)} has {len(node)} items; '{part}' must be from 0 to {len(node) - 1}"
+            )
     else:
         raise ConfigError(f"{origin}: {_dotted(above)} is {type_name(node)} ({node!r}) and has no '{part}' inside")
 
