@@ -11,7 +11,7 @@ class SourceConfig(Config):
     path: str
     """A file, a folder, a glob, a prepared byte store, `sample:train` / `sample:validation` (shipped text), or a dataset name on the Hub."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """Share of the mixture, relative to the other sources, counted in units of text."""
+    """Share of the mixture, relative to the other sources, counted in bytes of text."""
     split: str = "train"
     """Split of a Hub dataset."""
     subset: str | None = None
@@ -19,7 +19,9 @@ class SourceConfig(Config):
     column: str = "text"
     """Column that holds the text."""
     streaming: bool = False
-    """Read a Hub dataset as it downloads, without a local copy."""
+    """Read a Hub dataset as it downloads (or local tables row after row), without a local copy."""
+    split_on: Annotated[str, Field(min_length=1)] | None = None
+    """Text that ends a document of a text file, such as a form feed; None: see `hnet.data.text`."""
 
 
 Sources = Annotated[
@@ -50,7 +52,7 @@ class DataConfig(Config):
     shuffle: bool = True
     """Document order is a permutation that depends on the seed and the epoch alone."""
     shuffle_buffer: Annotated[int, Field(ge=1)] = 10_000
-    """Documents held for shuffling a streamed source."""
+    """Documents of a streamed source that are held and shuffled at a time."""
     prefetch: Annotated[int, Field(ge=0)] = 2
     """Micro-batches prepared ahead in the background; 0 switches it off."""
     validation_bytes: Annotated[int, Field(ge=1)] = 1_000_000

@@ -1,0 +1,45 @@
+"""Held-out text: the same windows at every pass, shared out over the ranks."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from hnet.data.batch import Batch
+from hnet.data.collate import collate, empty_batch
+from hnet.data.config import DataConfig
+from hnet.data.encode import EncodedDocuments
+from hnet.data.limit import Limited
+from hnet.data.pack import Packer
+from hnet.data.stream import open_mixture
+from hnet.data.tokenizer import load_tokenizer
+
+
+class ValidationBatches:
+    """Iterate any number of times; each pass gives the same batches.
+
+    The first `validation_bytes` bytes of text (sources in their order and shares, each once, never shuffled) are packed as
+    in training. Micro-batch j of rank r takes the windows from (j * world_size + r) * micro_batch_windows; every rank gets
+    the same number of batches, and one without windows gets a batch of one unit and no targets. Sums over the ranks
+    therefore do not depend on their number.
+    """
+
+    def __init__(self, config: DataConfig, *, rank: int, world_size: int, micro_batch_windows: int) -> None:
+        """Raises DataError if a source cannot be read."""
+        self._tokenizer = load_tokenizer(config.tokenizer)
+        mixture, _ = open_mixture(config.validation, config, epochs=1, shuffle=False)
+        documents = EncodedDocuments(Limited(mixture, config.validation_bytes), self._tokenizer)
+        self._packer = Packer(documents, config.sequence_length, config.packing)
+        self._beginning = self._packer.state_dict()
+        self._rank, self._world_size, self._windows = rank, world_size, micro_batch_windows
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._packer.load_state_dict(self._beginning)
+        while round_of_ranks := list(islice(self._packer, self._world_size * self._windows)):
+            own = round_of_ranks[self._rank * self._windows : (self._rank + 1) * self._windows]
+            yield collate(own) if own else empty_batch(self._tokenizer.bos)
+
+
+def validation_batches(
+    config: DataConfig, *, rank: int = 0, world_size: int = 1, micro_batch_windows: int = 1
+) -> ValidationBatches:
+    """The held-out batches of a rank; nothing if `config.validation` is empty. Raises DataError if a source cannot be read."""
+    return ValidationBatches(config, rank=rank, world_size=world_size, micro_batch_windows=micro_batch_windows)
