@@ -14,12 +14,12 @@ LIMIT_BYTES = 65_536
 
 
 def run(
-    checkpoint: str,
+    checkpoint: str | Path,
     *,
     text: str | None = None,
-    file: str | None = None,
-    html: str | None = None,
-    png: str | None = None,
+    file: Path | None = None,
+    html: Path | None = None,
+    png: Path | None = None,
     console: Console | None = None,
 ) -> None:
     """Shows a model's boundaries on a text in the terminal, and writes them as a page or a picture on request.
@@ -35,8 +35,8 @@ def run(
     console = console or Console()
     data, name = _read(text, file)
     for path in (html, png):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise DataError(f"{path}: the folder {Path(path).absolute().parent} does not exist: make it first")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise DataError(f"{path}: the folder {path.absolute().parent} does not exist: make it first")
     boundaries = collect_boundaries(hnet.load(checkpoint), data[:LIMIT_BYTES])
     print_boundaries(boundaries, console)
     for index, stage in enumerate(statistics(boundaries)["stages"]):
@@ -51,23 +51,23 @@ def run(
     if html is not None:
         from hnet.inspect.html import render_html
 
-        Path(html).write_text(render_html(boundaries, title=f"Chunk boundaries: {name}"), encoding="utf-8")
+        html.write_text(render_html(boundaries, title=f"Chunk boundaries: {name}"), encoding="utf-8")
         console.print(f"page: {html}", markup=False)
     if png is not None:
         from hnet.inspect.png import save_png
 
-        save_png(boundaries, Path(png), title=f"Chunk boundaries: {name}")
+        save_png(boundaries, png, title=f"Chunk boundaries: {name}")
         console.print(f"picture: {png}", markup=False)
 
 
-def _read(text: str | None, file: str | None) -> tuple[bytes, str]:
+def _read(text: str | None, file: Path | None) -> tuple[bytes, str]:
     """The bytes to inspect and a name for them."""
     if (text is None) == (file is None):
         raise DataError("give either --text or --file, and only one of them")
     if text is not None:
         return text.encode("utf-8", errors="surrogateescape"), "text"
-    path = Path(str(file))
+    assert file is not None
     try:
-        return path.read_bytes(), path.name
+        return file.read_bytes(), file.name
     except OSError as error:
         raise DataError(f"--file {file} cannot be read ({error.strerror}): give the path of a text file") from error

@@ -1,0 +1,124 @@
+"""Continuing a text, unit by unit, with the caches of every stage."""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from hnet.data.tokenizer import ByteTokenizer, Tokenizer
+from hnet.errors import ConfigError
+from hnet.inference.sampling import Sampler
+
+if TYPE_CHECKING:
+    from hnet.model.language_model import LanguageModel
+
+
+def generate(
+    model: "LanguageModel",
+    prompts: Sequence[str | bytes],
+    *,
+    max_bytes: int = 200,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+) -> list[str]:
+    """Continuations of `prompts`, without the prompts themselves; what is not valid UTF-8 becomes U+FFFD.
+
+    Args:
+        max_bytes: longest continuation; it ends earlier where the model ends the document (EOS).
+        temperature: 0 always takes the likeliest byte.
+        top_p: sample from the likeliest bytes whose probabilities reach this sum.
+        seed: prompt i draws with `seed + i`, whatever the other prompts are.
+        tokenizer: of a model that reads tokens; None for bytes.
+    Raises:
+        ConfigError: a sampling setting out of range, or a token model without its tokenizer.
+    """
+    if isinstance(prompts, (str, bytes)):
+        raise ConfigError("prompts is one text: give a list of texts")
+    return [
+        "".join(
+            stream(
+                model,
+                prompt,
+                max_bytes=max_bytes,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed + index,
+                tokenizer=tokenizer,
+            )
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def stream(
+    model: "LanguageModel",
+    prompt: str | bytes,
+    *,
+    max_bytes: int = 200,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+) -> Iterator[str]:
+    """The continuation of one prompt as it is made, in pieces of whole characters. Settings as in `generate`."""
+    tokenizer = tokenizer or ByteTokenizer()
+    if model.config.vocab_size < tokenizer.vocab_size or (
+        isinstance(tokenizer, ByteTokenizer) and model.config.vocab_size != tokenizer.vocab_size
+    ):
+        raise ConfigError(
+            f"the model has a vocabulary of {model.config.vocab_size}, the tokenizer one of {tokenizer.vocab_size}: "
+            "give the tokenizer that the model was trained with"
+        )
+    sampler = Sampler(temperature=temperature, top_p=top_p, seed=seed)
+    ids = stream_ids(model, tokenizer.encode(prompt, bos=True), sampler, bos=tokenizer.bos, eos=tokenizer.eos)
+    if isinstance(tokenizer, ByteTokenizer):
+        return _stream_bytes(ids, max_bytes)
+    return _stream_tokens(ids, tokenizer, max_bytes)
+
+
+def stream_ids(model: "LanguageModel", prompt: Sequence[int], sampler: Sampler, *, bos: int, eos: int) -> Iterator[int]:
+    """Ids after `prompt` (which begins with BOS), without end unless the model gives EOS, which is left out.
+
+    The prompt runs through the model once; each further id costs one cached step.
+    """
+    device = next(model.parameters()).device
+    cache = model.new_cache(1)
+    cu_seqlens = torch.tensor([0, len(prompt)], dtype=torch.int32, device=device)
+    logits = model.prefill(torch.tensor(prompt, device=device), cu_seqlens, cache).logits[-1]
+    while True:
+        if bos != eos:
+            # BOS is never a target in training, so its logit means nothing.
+            logits = logits.index_fill(0, torch.tensor([bos], device=device), float("-inf"))
+        chosen = sampler(logits)
+        if chosen == eos:
+            return
+        yield chosen
+        logits = model.step(torch.tensor([chosen], device=device), cache)[0][0]
+
+
+def _stream_bytes(ids: Iterator[int], max_bytes: int) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for _, unit in zip(range(max_bytes), ids, strict=False):
+        if text := decoder.decode(bytes([unit])):
+            yield text
+    if rest := decoder.decode(b"", final=True):
+        yield rest
+
+
+def _stream_tokens(ids: Iterator[int], tokenizer: Tokenizer, max_bytes: int) -> Iterator[str]:
+    """Text is held back while it ends in U+FFFD: the next token may complete the character."""
+    taken: list[int] = []
+    shown = ""
+    for unit in ids:
+        text = tokenizer.decode([*taken, unit])
+        if len(text.encode()) > max_bytes:
+            break
+        taken.append(unit)
+        if not text.endswith("\ufffd") and text.startswith(shown):
+            yield text[len(shown) :]
+            shown = text
+    if rest := tokenizer.decode(taken)[len(shown) :]:
+        yield rest
