@@ -90,11 +90,11 @@ LayerCache = AttentionCache | StateCache
 class StageCache:
     """State of one stage and of the stages inside it."""
 
+    boundary: StateCache
+    unpool: StateCache
     encoder: list[LayerCache] = field(default_factory=list)
     decoder: list[LayerCache] = field(default_factory=list)
     main: list[LayerCache] = field(default_factory=list)
-    boundary: StateCache | None = None
-    unpool: StateCache | None = None
     inner: "StageCache | None" = None
 
 

@@ -100,7 +100,8 @@ class StageConfig(Config):
             head_dim = self.d_model // self.attention.num_heads
             if self.attention.rotary_dim % 2 or self.attention.rotary_dim > head_dim:
                 raise ValueError(
-                    f"attention.rotary_dim {self.attention.rotary_dim} must be even and at most the head width {head_dim}"
+                    f"attention.rotary_dim {self.attention.rotary_dim} must be even and at most "
+                    f"the head width {head_dim}"
                 )
         if kinds & set("mM") and (self.ssm.expand * self.d_model) % self.ssm.head_dim:
             raise ValueError(
@@ -139,7 +140,9 @@ class ModelConfig(Config):
         for index, stage in enumerate(self.stages):
             innermost = index == len(self.stages) - 1
             if stage.is_innermost != innermost:
-                need = "`main` (it is the innermost)" if innermost else "`encoder` and `decoder` (it is not the innermost)"
+                need = (
+                    "`main` (it is the innermost)" if innermost else "`encoder` and `decoder` (it is not the innermost)"
+                )
                 raise ValueError(f"stages[{index}] needs {need}")
             if index and stage.d_model < self.stages[index - 1].d_model:
                 raise ValueError(

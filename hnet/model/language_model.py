@@ -153,12 +153,18 @@ class LanguageModel(nn.Module):
 
     def _checked(self, input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         if input_ids.dim() != 1:
-            raise ValueError(f"packed input_ids must be (T,), got {tuple(input_ids.shape)}; pass (B, L) without cu_seqlens")
+            raise ValueError(
+                f"packed input_ids must be (T,), got {tuple(input_ids.shape)}; pass (B, L) without cu_seqlens"
+            )
         if cu_seqlens is None:
             cu_seqlens = torch.tensor([0, input_ids.shape[0]], device=input_ids.device)
         if input_ids.device.type == "cpu":
             ends = cu_seqlens.tolist()
-            if ends[0] != 0 or ends[-1] != input_ids.shape[0] or any(b <= a for a, b in zip(ends, ends[1:], strict=False)):
+            if (
+                ends[0] != 0
+                or ends[-1] != input_ids.shape[0]
+                or any(b <= a for a, b in zip(ends, ends[1:], strict=False))
+            ):
                 raise ValueError(
                     f"cu_seqlens must rise strictly from 0 to {input_ids.shape[0]} (no empty document), "
                     f"got {ends[:8]}..."

@@ -69,8 +69,8 @@ def checkpoint_folder(path: Path) -> Path:
         if pointer.is_file():
             return pointer.parent / pointer.read_text().strip()
     raise CheckpointError(
-        f"{path} is no checkpoint: it has neither {WEIGHTS} nor a checkpoints/latest; give a run's output_dir or one of "
-        "its checkpoints/step-NNNNNNNN"
+        f"{path} is no checkpoint: it has neither {WEIGHTS} nor a checkpoints/latest; give a run's output_dir or "
+        "one of its checkpoints/step-NNNNNNNN"
     )
 
 

@@ -55,9 +55,7 @@ class Stage(nn.Module):
         config = stages[0]
         self.config = config
         width = config.d_model
-        self.width_pad = (
-            nn.Parameter(torch.empty(width - outer_width, device=device)) if width > outer_width else None
-        )
+        self.width_pad = nn.Parameter(torch.empty(width - outer_width, device=device)) if width > outer_width else None
         if config.main is not None:
             self.main = Stack(config.main, config, norm_eps, device=device)
             return
@@ -69,9 +67,7 @@ class Stage(nn.Module):
         self.unpool = UNPOOLS[type(config.unpool)](width, config.unpool, device=device)
         self.decoder = Stack(config.decoder or "", config, norm_eps, device=device)
 
-    def forward(
-        self, x: Packed, num_bytes: int, cache: StageCache | None = None
-    ) -> tuple[Tensor, list[StageOutput]]:
+    def forward(self, x: Packed, num_bytes: int, cache: StageCache | None = None) -> tuple[Tensor, list[StageOutput]]:
         """(T_s, outer width) -> (T_s, outer width), and the outputs of this stage and those inside it."""
         outer_width = x.values.shape[-1]
         values = self._widened(x.values)
@@ -115,15 +111,14 @@ class Stage(nn.Module):
 
     def new_cache(self, num_rows: int) -> StageCache:
         """Empty state for `num_rows` documents."""
+        cache = StageCache(boundary=StateCache(num_rows), unpool=StateCache(num_rows))
         if self.config.is_innermost:
-            return StageCache(main=self.main.new_caches(num_rows))
-        return StageCache(
-            encoder=self.encoder.new_caches(num_rows),
-            decoder=self.decoder.new_caches(num_rows),
-            boundary=StateCache(num_rows),
-            unpool=StateCache(num_rows),
-            inner=self.inner.new_cache(num_rows),
-        )
+            cache.main = self.main.new_caches(num_rows)
+        else:
+            cache.encoder = self.encoder.new_caches(num_rows)
+            cache.decoder = self.decoder.new_caches(num_rows)
+            cache.inner = self.inner.new_cache(num_rows)
+        return cache
 
     def _widened(self, values: Tensor) -> Tensor:
         if self.width_pad is None:

@@ -25,7 +25,12 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
                 "rotary_dim": draw(st.sampled_from([0, 4, 8])),
                 "window": draw(st.sampled_from([-1, 0, 2, 5])),
             },
-            "ssm": {"d_state": draw(st.sampled_from([4, 8])), "d_conv": draw(st.integers(2, 4)), "expand": 2, "head_dim": 8},
+            "ssm": {
+                "d_state": draw(st.sampled_from([4, 8])),
+                "d_conv": draw(st.integers(2, 4)),
+                "expand": 2,
+                "head_dim": 8,
+            },
             "boundary": {"ratio": draw(st.sampled_from([1.5, 3.0]))},
         }
         if index == num_stages - 1:

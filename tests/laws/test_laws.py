@@ -90,7 +90,10 @@ def test_padding_changes_nothing(config: ModelConfig, document_lengths: list[int
     model = random_model(config, seed)
     ids, cu_seqlens = random_pack(document_lengths, seed)
     longest = max(document_lengths) + 2
-    padded, mask = torch.zeros(len(document_lengths), longest).long(), torch.zeros(len(document_lengths), longest).long()
+    padded, mask = (
+        torch.zeros(len(document_lengths), longest).long(),
+        torch.zeros(len(document_lengths), longest).long(),
+    )
     for row, document in enumerate(ids.split(document_lengths)):
         place = slice(longest - len(document), None) if left else slice(0, len(document))
         padded[row, place], mask[row, place] = document, 1
@@ -117,7 +120,9 @@ def test_activation_checkpointing_changes_no_gradient(
 
 
 def test_bad_packs_are_refused() -> None:
-    model = LanguageModel(ModelConfig.model_validate({"stages": [{"d_model": 16, "main": "t1", "attention": {"num_heads": 2}}]}))
+    model = LanguageModel(
+        ModelConfig.model_validate({"stages": [{"d_model": 16, "main": "t1", "attention": {"num_heads": 2}}]})
+    )
     ids = torch.arange(10)
     for cu_seqlens in ([0, 5, 5, 10], [0, 11], [1, 10], [0, 9]):
         with pytest.raises(ValueError, match="cu_seqlens must rise strictly from 0 to 10"):

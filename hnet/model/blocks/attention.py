@@ -1,7 +1,6 @@
 """Causal multi-head self-attention on packed documents, full or with a sliding window."""
 
 import torch
-from hnet_kernels import varlen_attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,6 +8,7 @@ from hnet.model.blocks.context import PackContext
 from hnet.model.blocks.rotary import rotary_tables, rotate
 from hnet.model.cache import AttentionCache
 from hnet.model.config import AttentionConfig
+from hnet_kernels import varlen_attention
 
 
 class Attention(nn.Module):

@@ -1,7 +1,6 @@
 """Mamba-2 mixer on packed documents (Dao & Gu 2024, arXiv 2405.21060, section 6)."""
 
 import torch
-from hnet_kernels import causal_conv1d, ssd_scan
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,6 +9,7 @@ from hnet.model.blocks.norm import GatedRMSNorm
 from hnet.model.cache import StateCache
 from hnet.model.config import SSMConfig
 from hnet.model.precision import at_least_float32
+from hnet_kernels import causal_conv1d, ssd_scan
 
 
 class DepthwiseConv(nn.Module):

@@ -9,13 +9,13 @@ class _SwiGLU(torch.autograd.Function):
     """silu(gate) * value on one (T, 2 h) buffer [value | gate]; the sigmoid is recomputed in the backward pass."""
 
     @staticmethod
-    def forward(ctx, packed: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, packed: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(packed)
         value, gate = packed.chunk(2, -1)
         return F.silu(gate).mul_(value)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         (packed,) = ctx.saved_tensors
         value, gate = packed.chunk(2, -1)
         out = torch.empty_like(packed)

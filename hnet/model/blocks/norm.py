@@ -1,8 +1,9 @@
 """Root-mean-square normalisation."""
 
 import torch
-from hnet_kernels import gated_rms_norm, rms_norm
 from torch import Tensor, nn
+
+from hnet_kernels import gated_rms_norm, rms_norm
 
 
 class RMSNorm(nn.Module):

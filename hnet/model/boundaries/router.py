@@ -1,7 +1,6 @@
 """H-Net's learned boundaries (arXiv 2507.07955, section 2.2.1, eq. 4)."""
 
 import torch
-from hnet_kernels import route
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,6 +8,7 @@ from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.cache import StateCache
 from hnet.model.config import RouterConfig
 from hnet.model.precision import at_least_float32
+from hnet_kernels import route
 
 
 class Router(nn.Module):
@@ -19,7 +19,7 @@ class Router(nn.Module):
     """
 
     forced_ratio: float | None = None
-    """For benchmarks only: replace the decisions by a fixed pseudo-random pattern of one boundary per this many units."""
+    """For benchmarks only: do not decide, open a chunk at one unit in this many, in a fixed pseudo-random pattern."""
 
     def __init__(self, dim: int, config: RouterConfig, *, device: torch.device | str | None = None) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Router(nn.Module):
         """(T, D) -> probabilities (T,) float32 and mask (T,) bool."""
         prob, mask = route(self.q_proj(x), self.k_proj(x), cu_seqlens)
         if self.forced_ratio is not None:
-            mask = self._forced(mask, cu_seqlens)
+            mask = _forced(mask, cu_seqlens, self.forced_ratio)
         if cache is not None:
             rows = torch.arange(cu_seqlens.numel() - 1, device=x.device)
             cache.write("last", x[cu_seqlens[1:].long() - 1], rows)
@@ -45,8 +45,9 @@ class Router(nn.Module):
         prob = ((1 - F.cosine_similarity(query, key, dim=-1, eps=1e-12)) / 2).clamp(0, 1)
         return Boundaries(prob, prob > 0.5)
 
-    def _forced(self, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(mask.numel())
-        forced = torch.rand(mask.numel(), generator=generator).to(mask.device) * self.forced_ratio < 1
-        forced[cu_seqlens[:-1].long()] = True
-        return forced
+
+def _forced(mask: Tensor, cu_seqlens: Tensor, ratio: float) -> Tensor:
+    generator = torch.Generator().manual_seed(mask.numel())
+    forced = torch.rand(mask.numel(), generator=generator).to(mask.device) * ratio < 1
+    forced[cu_seqlens[:-1].long()] = True
+    return forced

@@ -1,12 +1,12 @@
 """Pooling by selection (H-Net): a chunk is represented by the state of its first unit."""
 
 import torch
-from hnet_kernels import chunk
 from torch import Tensor, nn
 
 from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.config import SelectConfig
 from hnet.model.packed import Packed
+from hnet_kernels import chunk
 
 
 class SelectPool(nn.Module):

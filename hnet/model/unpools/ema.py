@@ -1,7 +1,6 @@
 """H-Net's smoothing and upsampling (arXiv 2507.07955, section 2.2.2, eqs. 5 to 9)."""
 
 import torch
-from hnet_kernels import ema, upsample
 from torch import Tensor, nn
 
 from hnet.model.boundaries.boundaries import Boundaries
@@ -9,6 +8,7 @@ from hnet.model.cache import StateCache
 from hnet.model.config import EMAConfig
 from hnet.model.packed import Packed
 from hnet.model.precision import at_least_float32
+from hnet_kernels import ema, upsample
 
 MIN_PROB = 1e-4
 """P is kept within [1e-4, 1 - 1e-4], also where a boundary is forced, as the released models were trained."""
