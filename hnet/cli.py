@@ -6,11 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hnet import __version__
 from hnet.errors import UserError
 
+if TYPE_CHECKING:
+    from hnet.data.tokenizer import Tokenizer
+
+BYTES = 256
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -121,19 +125,17 @@ def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "prepare",
         _data_prepare,
         "write text, jsonl, parquet, arrow or a Hub dataset as a sharded byte store",
-        "hnet data prepare corpus/*.jsonl stores/corpus --column text",
+        "hnet data prepare 'corpus/*.jsonl' stores/corpus --column text",
     )
-    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="files, folders, globs or a dataset name")
-    parser.add_argument("output", metavar="OUT", help="folder to write")
+    parser.add_argument("source", metavar="SOURCE", help="a file, a folder, a glob in quotes, or a dataset on the Hub")
+    parser.add_argument("output", metavar="OUT", help="folder to write; must not exist")
     parser.add_argument("--column", default="text", help="column that holds the text (default: %(default)s)")
+    parser.add_argument("--split", default="train", help="split of a Hub dataset (default: %(default)s)")
+    parser.add_argument("--subset", help="configuration name of a Hub dataset")
+    parser.add_argument("--streaming", action="store_true", help="read a Hub dataset as it downloads, keep no copy")
+    parser.add_argument("--split-on", metavar="TEXT", help="text that ends a document, such as '\\n\\n'")
     parser.add_argument(
         "--shard-bytes", type=_positive, default=1 << 28, help="bytes in a shard (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--split-on",
-        choices=("file", "line", "blank-line"),
-        default="file",
-        help="what ends a document in plain text (default: %(default)s)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -236,15 +238,18 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _data_prepare(arguments: argparse.Namespace) -> None:
-    from hnet.data.prepare import prepare
+    from hnet.config import load_config
+    from hnet.data.config import SourceConfig
+    from hnet.data.prepare import prepare, unescape
 
-    prepare(
-        arguments.sources,
-        arguments.output,
-        column=arguments.column,
-        shard_bytes=arguments.shard_bytes,
-        split_on=arguments.split_on,
-        progress=not arguments.quiet,
+    fields = {name: getattr(arguments, name) for name in ("column", "split", "subset", "streaming")}
+    split_on = None if arguments.split_on is None else unescape(arguments.split_on)
+    source = load_config(SourceConfig, {"path": arguments.source, "split_on": split_on, **fields})
+    summary = prepare(source, arguments.output, shard_bytes=arguments.shard_bytes, progress=not arguments.quiet)
+    left_out = f"; {summary.num_empty:,} empty ones left out" if summary.num_empty else ""
+    print(
+        f"{summary.output}: {summary.num_documents:,} documents, {summary.num_bytes:,} bytes, "
+        f"{summary.num_shards:,} shards{left_out}"
     )
 
 
@@ -253,17 +258,30 @@ def _generate(arguments: argparse.Namespace) -> None:
     from hnet.model.loading import load
 
     model = load(arguments.checkpoint)
-    print(arguments.prompt, end="", flush=True)
-    for piece in stream(
+    tokenizer = None if model.config.vocab_size == BYTES else _saved_tokenizer(arguments.checkpoint)
+    pieces = stream(
         model,
         arguments.prompt,
         max_bytes=arguments.max_bytes,
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,
-    ):
+        tokenizer=tokenizer,
+    )
+    print(arguments.prompt, end="", flush=True)
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def _saved_tokenizer(checkpoint: str) -> "Tokenizer":
+    """The tokenizer of the run that wrote a checkpoint."""
+    from hnet.config import load_config
+    from hnet.data.tokenizer import load_tokenizer
+    from hnet.model.loading import CONFIG, checkpoint_folder
+    from hnet.training.config import RunConfig
+
+    return load_tokenizer(load_config(RunConfig, checkpoint_folder(Path(checkpoint)) / CONFIG).data.tokenizer)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
