@@ -5,7 +5,7 @@ from hnet_kernels.chunk.reference import chunk
 from hnet_kernels.ema.reference import ema
 from hnet_kernels.rms_norm.reference import gated_rms_norm, rms_norm
 from hnet_kernels.route.reference import route
-from hnet_kernels.ssd_scan.reference import ssd_scan
+from hnet_kernels.ssd_scan.op import ssd_scan
 from hnet_kernels.upsample.reference import upsample
 from hnet_kernels.varlen_attention.reference import varlen_attention
 

@@ -30,3 +30,8 @@ def check_cu_seqlens(cu_seqlens: Tensor, num_units: int) -> None:
         raise ValueError(f"cu_seqlens must run from 0 to {num_units}, got {bounds[0]} to {bounds[-1]}")
     if any(start >= stop for start, stop in zip(bounds, bounds[1:], strict=False)):
         raise ValueError("cu_seqlens must rise strictly: a packed batch holds no empty document")
+
+
+def widen(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in the dtype that sums are kept in: float32 for half precision, else their own."""
+    return [t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in tensors]
