@@ -72,7 +72,7 @@ class TrainingConfig(Config):
     max_nonfinite_steps: PositiveInt = 10
     """Steps in a row that may be skipped for a non-finite loss or gradient before the run stops."""
     peak_flops: Literal["measured"] | Annotated[float, Field(gt=0)] | str = "measured"
-    """What MFU is relative to: `measured` (a large matrix product on this device), FLOP/s, or a device name such as `H100`."""
+    """What MFU is relative to: `measured` (a large matrix product on this device), FLOP/s, or a name such as `H100`."""
 
 
 class EngineConfig(Config):
@@ -113,9 +113,7 @@ class RunConfig(Config):
         for name in ("global_batch_bytes", "micro_batch_bytes"):
             value = getattr(training, name)
             if value is not None and value % window:
-                raise ValueError(
-                    f"training.{name} {value} must be a multiple of data.sequence_length {window}"
-                )
+                raise ValueError(f"training.{name} {value} must be a multiple of data.sequence_length {window}")
         if training.micro_batch_bytes and training.global_batch_bytes % training.micro_batch_bytes:
             raise ValueError(
                 f"training.global_batch_bytes {training.global_batch_bytes} must be a multiple of "

@@ -1,0 +1,205 @@
+"""`Engine`: one face over single process, data parallel and DeepSpeed, all through Accelerate.
+
+Gradients that reach the optimizer are the *sum* over micro-batches and ranks of the gradients of `backward`'s losses;
+every method that the loop calls must be called by every rank.
+"""
+
+import contextlib
+import datetime
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from hnet.data.batch import Batch
+from hnet.distributed import environment
+from hnet.distributed.collectives import barrier, shut_down
+from hnet.training.config import RunConfig
+from hnet.training.optimizer import Optimizer, new_adam_state
+from hnet.training.training_module import DeviceBatch, ForwardSums, TrainingModule
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Engine(ABC):
+    """Owns the device, the wrapped model and the optimizer. `prepare` comes first."""
+
+    accelerator: Accelerator
+    module: TrainingModule
+    optimizer: Optimizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def world_size(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def model(self) -> nn.Module:
+        """The language model without wrappers. Under ZeRO-3 its parameters are shards."""
+        return self.module.model
+
+    @abstractmethod
+    def describe(self) -> str:
+        """How the run is parallelised, for the log."""
+
+    @abstractmethod
+    def prepare(self, module: TrainingModule, optimizer: Optimizer) -> None:
+        """Take over a module whose weights are those to start from, equal on all ranks."""
+
+    @abstractmethod
+    def accumulate(self, is_last: bool) -> AbstractContextManager[Any]:
+        """Around the forward and backward pass of a micro-batch; `is_last` of the step's."""
+
+    @abstractmethod
+    def forward(self, batch: DeviceBatch) -> ForwardSums:
+        """One micro-batch with gradient."""
+
+    @abstractmethod
+    def evaluate(self, batch: DeviceBatch) -> ForwardSums:
+        """One micro-batch without gradient."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Add the gradient of `loss` () to that of the step."""
+
+    @abstractmethod
+    def update(self, max_norm: float) -> tuple[float, bool]:
+        """Clip to `max_norm` (0: do not), update the weights, clear the gradients.
+
+        Returns the global gradient norm before clipping and whether the weights were updated: with a norm that is
+        not finite, on any rank, no rank updates.
+        """
+
+    @abstractmethod
+    def set_learning_rates(self, factor: float) -> None:
+        """Every group's largest learning rate times `factor`."""
+
+    @abstractmethod
+    def gather_weights(self) -> dict[str, Tensor]:
+        """Full fp32 parameters by name, on rank 0; empty elsewhere."""
+
+    @abstractmethod
+    def gather_moments(self) -> dict[str, Tensor]:
+        """AdamW's full moments as `exp_avg/NAME` and `exp_avg_sq/NAME`, on rank 0; empty elsewhere."""
+
+    @abstractmethod
+    def load_moments(self, moments: Mapping[str, Tensor], num_updates: int) -> None:
+        """Set AdamW to the state after `num_updates` updates from what `gather_moments` gave, on every rank."""
+
+    def to_device(self, batch: Batch) -> DeviceBatch:
+        """The tensors of a micro-batch where the model is."""
+        tensors = (batch.input_ids, batch.labels, batch.cu_seqlens)
+        return DeviceBatch(*(tensor.to(self.device, non_blocking=True) for tensor in tensors))
+
+    def close(self) -> None:
+        """Let all ranks meet and leave the process group."""
+        barrier()
+        shut_down()
+
+
+class PlainEngine(Engine):
+    """One process, or data parallel with the gradients averaged by DistributedDataParallel."""
+
+    def __init__(self, config: RunConfig) -> None:
+        on_cpu = not torch.cuda.is_available()
+        ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        handlers = [ddp, group_settings(config)] if environment.world_size() > 1 else []
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers)
+
+    def describe(self) -> str:
+        if self.world_size == 1:
+            return f"one process on {self.device.type}"
+        return f"{self.world_size} processes on {self.device.type}, data parallel"
+
+    def prepare(self, module: TrainingModule, optimizer: Optimizer) -> None:
+        self.module, self.optimizer = module, optimizer
+        self._wrapped = self.accelerator.prepare(module)
+
+    def accumulate(self, is_last: bool) -> AbstractContextManager[Any]:
+        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self._wrapped)
+
+    def forward(self, batch: DeviceBatch) -> ForwardSums:
+        return self._wrapped(batch.input_ids, batch.labels, batch.cu_seqlens)
+
+    @torch.no_grad()
+    def evaluate(self, batch: DeviceBatch) -> ForwardSums:
+        return self.module(batch.input_ids, batch.labels, batch.cu_seqlens)
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        self.accelerator.backward(loss * self.world_size)
+
+    def update(self, max_norm: float) -> tuple[float, bool]:
+        parameters = list(self.module.parameters())
+        norm = self.accelerator.clip_grad_norm_(parameters, max_norm or float("inf"))
+        is_finite = bool(torch.isfinite(norm))
+        if is_finite:
+            self.optimizer.torch_optimizer.step()
+        self.optimizer.torch_optimizer.zero_grad(set_to_none=True)
+        return float(norm), is_finite
+
+    def set_learning_rates(self, factor: float) -> None:
+        groups = self.optimizer.torch_optimizer.param_groups
+        for group, rate in zip(groups, self.optimizer.learning_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def gather_weights(self) -> dict[str, Tensor]:
+        if not self.is_main:
+            return {}
+        return {name: parameter.detach().cpu() for name, parameter in self.model.named_parameters()}
+
+    def gather_moments(self) -> dict[str, Tensor]:
+        if not self.is_main:
+            return {}
+        states = self.optimizer.torch_optimizer.state
+        return {
+            f"{moment}/{name}": states[parameter][moment].cpu()
+            for name, parameter in self.model.named_parameters()
+            if parameter in states
+            for moment in MOMENTS
+        }
+
+    def load_moments(self, moments: Mapping[str, Tensor], num_updates: int) -> None:
+        if num_updates == 0:
+            return
+        for name, parameter in self.model.named_parameters():
+            state = new_adam_state(parameter, num_updates)
+            for moment in MOMENTS:
+                state[moment].copy_(moments[f"{moment}/{name}"])
+            self.optimizer.torch_optimizer.state[parameter] = state
+
+
+def group_settings(config: RunConfig) -> InitProcessGroupKwargs:
+    """How the process group is made. The backend is named on a CPU: left out, Accelerate under DeepSpeed takes every
+    process for rank 0 of 1."""
+    backend = None if torch.cuda.is_available() else "gloo"
+    timeout = datetime.timedelta(minutes=config.engine.watchdog_minutes)
+    return InitProcessGroupKwargs(backend=backend, timeout=timeout)
+
+
+def open_engine(config: RunConfig) -> Engine:
+    """DeepSpeed when `engine.zero_stage` is set or the `deepspeed` command started this process, else `PlainEngine`."""
+    stage = config.engine.zero_stage
+    if stage is None and environment.launched_by_deepspeed():
+        stage = 1
+    if stage is None:
+        return PlainEngine(config)
+    from hnet.training.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(config, stage)

@@ -1,0 +1,76 @@
+"""One line of `metrics.jsonl` from the results of the steps since the last."""
+
+import math
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hnet.model.accounting import TRAINING_FLOPS, flops_per_byte
+from hnet.training.config import RunConfig
+from hnet.training.state import TrainState
+from hnet.training.step import StepResult
+
+TIMING_FIELDS = ("bytes_per_second", "mfu", "peak_memory_bytes")
+"""Fields of a row that depend on the machine; all others are the same in every repetition of a run."""
+
+
+@dataclass(slots=True)
+class Throughput:
+    """Work and wall time since the last logged step, over all ranks."""
+
+    seconds: float = 0.0
+    target_bytes: int = 0
+    flops: float = 0.0
+
+    def add(self, config: RunConfig, result: StepResult, seconds: float) -> None:
+        """Count one step."""
+        self.seconds += seconds
+        self.target_bytes += result.target_bytes
+        self.flops += training_flops(config, result)
+
+
+def training_flops(config: RunConfig, result: StepResult) -> float:
+    """FLOPs of one step: three times the forward pass that the router's actual chunk counts make, four with
+    activation checkpointing, which repeats the forward pass."""
+    factor = TRAINING_FLOPS + config.training.activation_checkpointing
+    return factor * result.units * flops_per_byte(config.model, result.units_per_stage, result.context)
+
+
+def build_row(
+    result: StepResult, state: TrainState, work: Throughput, *, peak_flops: float, peak_memory: int
+) -> dict[str, Any]:
+    """The fields of the contract. `peak_flops` of all ranks together; `peak_memory` of the largest. A number that is
+    not finite is null, since JSON has no other word for it."""
+    row: dict[str, Any] = {
+        "step": result.step,
+        "bytes_seen": state.bytes_seen,
+        "loss": _finite(result.loss),
+        "bits_per_byte": _finite(result.bits_per_byte),
+        "boundary": [
+            {"bytes_per_chunk": _finite(stage.bytes_per_chunk), "ratio_loss": _finite(stage.ratio_loss)}
+            for stage in result.stages
+        ],
+        "learning_rate": result.learning_rate,
+        "grad_norm": _finite(result.grad_norm),
+        "bytes_per_second": work.target_bytes / work.seconds,
+        "mfu": work.flops / work.seconds / peak_flops,
+        "peak_memory_bytes": peak_memory,
+    }
+    if state.skipped_steps:
+        row["skipped_steps"] = state.skipped_steps
+    return row
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory this process has held: allocated on its accelerator, or resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

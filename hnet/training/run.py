@@ -1,0 +1,180 @@
+"""`Run`: everything that one training run is made of, put together in the order that the parts need each other."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from hnet.config import save_config
+from hnet.data.stream import TrainStream, build_stream
+from hnet.distributed.collectives import broadcast_object
+from hnet.errors import CheckpointError, ConfigError
+from hnet.model.language_model import LanguageModel
+from hnet.model.stack import Block
+from hnet.training import checkpoints
+from hnet.training.callbacks.base import Callback, Row
+from hnet.training.checkpoint_folder import CheckpointFolder
+from hnet.training.config import RunConfig
+from hnet.training.engine import Engine, open_engine
+from hnet.training.optimizer import build_optimizer
+from hnet.training.state import TrainState
+from hnet.training.step import StepResult, TrainStep
+from hnet.training.stop_signal import StopSignal
+from hnet.training.training_module import TrainingModule
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Run:
+    """The parts of a run, and what its callbacks share."""
+
+    config: RunConfig
+    engine: Engine
+    stream: TrainStream
+    train_step: TrainStep
+    checkpoints: CheckpointFolder
+    state: TrainState
+    stop: StopSignal
+    callbacks: list[Callback] = field(default_factory=list)
+    extras: Row = field(default_factory=dict)
+    """Fields that callbacks add to the row of the current step; with any, the step is logged."""
+    step_seconds: float = 0.0
+    """Wall time of the last step, waiting for its data included."""
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.config.output_dir)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state.step >= self.config.training.steps
+
+    def next_step(self) -> StepResult:
+        """Run one step on the next micro-batches of this rank."""
+        began = time.perf_counter()
+        batches = list(islice(self.stream, num_micro_batches(self.config, self.engine.world_size)))
+        result = self.train_step(batches, self.state.step + 1, stop_requested=self.stop.requested)
+        self.state.advance(result)
+        self.step_seconds = time.perf_counter() - began
+        return result
+
+    def log(self, row: Row) -> None:
+        """Hand a finished row to every callback."""
+        for callback in self.callbacks:
+            callback.on_row(self, row)
+
+    def save(self) -> None:
+        """Write a checkpoint of the current state; every rank must call."""
+        checkpoints.save_checkpoint(self.checkpoints, self.config, self.engine, self.state, self.stream)
+
+
+@contextlib.contextmanager
+def open_run(config: RunConfig) -> Iterator[Run]:
+    """Build a run, or continue it from the checkpoint that `output_dir` holds.
+
+    Raises ConfigError if the model is not that of the checkpoint or the batch does not divide over the ranks,
+    CheckpointError if the checkpoint is damaged, DataError if the data cannot be read.
+    """
+    engine = open_engine(config)
+    windows_per_step, micro_batch_windows = batch_windows(config, engine.world_size)
+    folder = CheckpointFolder(Path(config.output_dir) / "checkpoints")
+    checkpoint = _checkpoint_to_resume(folder, engine)
+    if checkpoint is not None:
+        checkpoints.check_model_fits(checkpoint, config)
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(
+            build_stream(
+                config.data,
+                seed=config.training.seed,
+                rank=engine.rank,
+                world_size=engine.world_size,
+                windows_per_step=windows_per_step,
+                micro_batch_windows=micro_batch_windows,
+            )
+        )
+        _prepare(config, engine, checkpoint)
+        state = TrainState() if checkpoint is None else checkpoints.load_progress(checkpoint, engine, stream)
+        if engine.is_main:
+            _announce(config, engine, checkpoint)
+        stop = stack.enter_context(StopSignal())
+        yield Run(config, engine, stream, TrainStep(config, engine), folder, state, stop)
+    # Not reached after an error: ranks that have failed apart cannot meet to say goodbye.
+    engine.close()
+
+
+def batch_windows(config: RunConfig, world_size: int) -> tuple[int, int]:
+    """Windows per step over all ranks, and windows per micro-batch. Raises ConfigError if they do not divide."""
+    training, window = config.training, config.data.sequence_length
+    per_step = training.global_batch_bytes // window
+    if per_step % world_size:
+        raise ConfigError(
+            f"training.global_batch_bytes {training.global_batch_bytes} is {per_step} windows of data.sequence_length "
+            f"{window}, which {world_size} processes cannot share evenly; make it a multiple of {window * world_size}"
+        )
+    per_rank = per_step // world_size
+    per_micro_batch = per_rank if training.micro_batch_bytes is None else training.micro_batch_bytes // window
+    if per_rank % per_micro_batch:
+        raise ConfigError(
+            f"training.micro_batch_bytes {training.micro_batch_bytes} does not divide the {per_rank * window} units "
+            f"that each of {world_size} processes takes per step; make it {per_rank * window} or a divisor of it"
+        )
+    return per_step, per_micro_batch
+
+
+def num_micro_batches(config: RunConfig, world_size: int) -> int:
+    """Micro-batches of one rank per step."""
+    per_step, per_micro_batch = batch_windows(config, world_size)
+    return per_step // (world_size * per_micro_batch)
+
+
+def build_model(config: RunConfig) -> LanguageModel:
+    """The model as `training` asks for it, initialised from `training.seed`, the same on every rank."""
+    torch.manual_seed(config.training.seed)
+    model = LanguageModel(config.model)
+    model.set_activation_checkpointing(config.training.activation_checkpointing)
+    if config.training.compile:
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=True)
+    return model
+
+
+def _prepare(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None:
+    model = build_model(config)
+    if checkpoint is not None:
+        checkpoints.load_weights(checkpoint, model)
+    model.to(engine.device)
+    optimizer = build_optimizer(model, config.optimizer)
+    engine.prepare(TrainingModule(model, config.training.precision), optimizer)
+
+
+def _checkpoint_to_resume(folder: CheckpointFolder, engine: Engine) -> Path | None:
+    """Rank 0 looks and tidies up; all ranks get its answer, or its error."""
+    answer: Path | CheckpointError | None = None
+    if engine.is_main:
+        folder.clean_up()
+        try:
+            answer = folder.latest()
+        except CheckpointError as error:
+            answer = error
+    answer = broadcast_object(answer)
+    if isinstance(answer, CheckpointError):
+        raise answer
+    return answer
+
+
+def _announce(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None:
+    logger.info("%s", engine.describe())
+    if checkpoint is not None:
+        logger.info("resuming from %s", checkpoint)
+        for change in checkpoints.changed_settings(checkpoint, config):
+            logger.warning("changed since that checkpoint: %s", change)
+    output_dir = Path(config.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, output_dir / checkpoints.CONFIG)

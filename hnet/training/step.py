@@ -1,0 +1,193 @@
+"""One optimizer step: micro-batches in, an update and its statistics out, whatever the number of ranks.
+
+The loss is a sum over all targets of the step divided by the target bytes of *all* micro-batches of *all* ranks, so
+accumulation and ranks change the rounding alone.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hnet.data.batch import Batch
+from hnet.distributed.collectives import sum_over_ranks
+from hnet.model.losses import ratio_loss
+from hnet.training.config import RunConfig
+from hnet.training.engine import Engine
+from hnet.training.schedule import learning_rate_factor
+from hnet.training.training_module import DeviceBatch, ForwardSums
+
+_NUM_SCALARS = 4
+"""Summed over ranks with the boundary sums: cross-entropy, stop requests, units, squared document lengths."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatistics:
+    """One chunking stage over one step's global batch."""
+
+    bytes_per_chunk: float
+    """Units of the outermost stage per chunk that this stage makes."""
+    ratio_loss: float
+    """Unweighted."""
+    units: int
+    """Units that entered this stage."""
+    chunks: int
+    """Chunks that left it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did, equal on every rank."""
+
+    step: int
+    loss: float
+    """Nats per target byte plus the weighted ratio losses."""
+    bits_per_byte: float
+    grad_norm: float
+    """Global norm before clipping."""
+    learning_rate: float
+    """Base rate times schedule, before the stages' multipliers."""
+    stages: tuple[StageStatistics, ...]
+    units: int
+    """Units (bytes, or tokens) that went in."""
+    context: float
+    """Mean document length over units: sum of squared lengths over sum of lengths."""
+    target_bytes: int
+    skipped: bool
+    """Loss or gradient was not finite: nothing was updated."""
+    stop_requested: bool
+    """Some rank was asked to stop."""
+
+    @property
+    def units_per_stage(self) -> tuple[float, ...]:
+        """Units of every stage, the innermost included, per unit of the outermost."""
+        if not self.stages:
+            return (1.0,)
+        inner = [stage.units for stage in self.stages] + [self.stages[-1].chunks]
+        return tuple(count / self.units for count in inner)
+
+
+class TrainStep:
+    """Callable that runs one optimizer step on this rank's micro-batches; every rank must call it."""
+
+    def __init__(self, config: RunConfig, engine: Engine) -> None:
+        self._engine = engine
+        self._config = config
+        chunking = config.model.stages[:-1]
+        self._ratios = [stage.boundary.ratio for stage in chunking]
+        self._weights = [stage.boundary.loss_weight for stage in chunking]
+        self._over_global_batch = config.training.ratio_loss_scope == "global_batch"
+
+    def __call__(self, batches: Sequence[Batch], step: int, *, stop_requested: bool = False) -> StepResult:
+        """Run step number `step`, from 1. `stop_requested` of any rank is seen by all in the result."""
+        engine, training = self._engine, self._config.training
+        factor = learning_rate_factor(self._config.schedule, step, training.steps)
+        engine.set_learning_rates(factor)
+        on_device = [engine.to_device(batch) for batch in batches]
+        target_bytes = self._global_count(sum(batch.target_bytes for batch in batches))
+        several = len(batches) > 1
+        global_sums = self._boundary_sums(on_device) if self._over_global_batch and several else None
+
+        totals = torch.zeros(_NUM_SCALARS + 4 * len(self._ratios), dtype=torch.float64, device=engine.device)
+        totals[1:_NUM_SCALARS] = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
+        for index, batch in enumerate(on_device):
+            is_last = index == len(on_device) - 1
+            with engine.accumulate(is_last):
+                sums = engine.forward(batch)
+                if self._over_global_batch and not several:
+                    global_sums = sum_over_ranks(_boundary_vector(sums))
+                ratio = self._ratio_losses(sums, global_sums, len(batches))
+                loss = sums.cross_entropy / target_bytes + (ratio * ratio.new_tensor(self._weights)).sum()
+                engine.backward(_poisoned_if_nonfinite(loss), is_last)
+            totals += _totals(sums, ratio, 1.0 / len(batches) if global_sums is not None else 1.0)
+        sum_over_ranks(totals)
+        if global_sums is not None:
+            totals[-len(self._ratios) :] /= engine.world_size
+        grad_norm, applied = engine.update(self._config.optimizer.gradient_clip)
+        return self._result(step, totals.tolist(), target_bytes, grad_norm, applied, factor)
+
+    def _global_count(self, local: int) -> int:
+        count = torch.tensor(local, dtype=torch.int64, device=self._engine.device)
+        return max(1, int(sum_over_ranks(count)))
+
+    def _boundary_sums(self, batches: Sequence[DeviceBatch]) -> Tensor:
+        """(3, S) fp64 over all ranks and micro-batches, by a forward pass without gradient."""
+        total = sum(_boundary_vector(self._engine.evaluate(batch)) for batch in batches)
+        assert isinstance(total, Tensor)
+        return sum_over_ranks(total)
+
+    def _ratio_losses(self, sums: ForwardSums, global_sums: Tensor | None, num_batches: int) -> Tensor:
+        """(S,) ratio losses, scaled so that adding over all micro-batches of all ranks adds the right gradient.
+
+        Per micro-batch (H-Net paper, section 2.2.2, eq. 10): each one's own loss, averaged. Over the global batch:
+        the loss is linear in the mean probability once the boundary fraction is known, so each micro-batch gives
+        its own part of that mean the gradient and takes the others' as constants.
+        """
+        boundaries, units = sums.counts
+        if global_sums is None:
+            share = 1.0 / (num_batches * self._engine.world_size)
+            return self._each_stage(sums.boundary_prob / units, boundaries / units) * share
+        prob, global_boundaries, global_units = global_sums
+        others = (prob - sums.boundary_prob.detach()) / global_units
+        mean_prob = sums.boundary_prob / global_units.float() + others.float()
+        return self._each_stage(mean_prob, (global_boundaries / global_units).float())
+
+    def _each_stage(self, mean_prob: Tensor, mean_boundary: Tensor) -> Tensor:
+        if not self._ratios:
+            return mean_prob
+        terms = zip(mean_prob, mean_boundary, self._ratios, strict=True)
+        return torch.stack([ratio_loss(prob, boundary, ratio) for prob, boundary, ratio in terms])
+
+    def _result(
+        self, step: int, totals: list[float], target_bytes: int, grad_norm: float, applied: bool, factor: float
+    ) -> StepResult:
+        cross_entropy, stop, units, squared_lengths = totals[:_NUM_SCALARS]
+        num_stages = len(self._ratios)
+        _, chunks, stage_units, ratio = (totals[_NUM_SCALARS + i * num_stages :][:num_stages] for i in range(4))
+        weighted = sum(weight * value for weight, value in zip(self._weights, ratio, strict=True))
+        nats_per_byte = cross_entropy / target_bytes
+        return StepResult(
+            step=step,
+            loss=nats_per_byte + weighted,
+            bits_per_byte=nats_per_byte / math.log(2),
+            grad_norm=grad_norm,
+            learning_rate=self._config.optimizer.learning_rate * factor,
+            stages=tuple(
+                StageStatistics(units / made, value, int(entered), int(made))
+                for made, value, entered in zip(chunks, ratio, stage_units, strict=True)
+            ),
+            units=int(units),
+            context=squared_lengths / units,
+            target_bytes=target_bytes,
+            skipped=not applied,
+            stop_requested=stop > 0,
+        )
+
+
+def _lengths(batches: Sequence[Batch]) -> tuple[int, int]:
+    """Units, and the sum of squared document lengths."""
+    lengths = torch.cat([batch.cu_seqlens.diff().long() for batch in batches])
+    return int(lengths.sum()), int(lengths.square().sum())
+
+
+def _boundary_vector(sums: ForwardSums) -> Tensor:
+    """(3, S) fp64: probability sums, boundaries, units."""
+    return torch.cat([sums.boundary_prob.detach()[None].double(), sums.counts.double()])
+
+
+def _totals(sums: ForwardSums, ratio: Tensor, ratio_share: float) -> Tensor:
+    """fp64 [cross-entropy, stop, units, squares, S probabilities, S boundaries, S units, S ratio losses]."""
+    head = torch.zeros(_NUM_SCALARS, dtype=torch.float64, device=ratio.device)
+    head[0] = sums.cross_entropy.detach()
+    return torch.cat([head, _boundary_vector(sums).flatten(), ratio.detach().double() * ratio_share])
+
+
+def _poisoned_if_nonfinite(loss: Tensor) -> Tensor:
+    """Times exactly 1, or NaN: a non-finite loss then always has a non-finite gradient.
+
+    An infinite cross-entropy may have a finite gradient; with this, the one test of the global gradient norm, which
+    every engine makes on all ranks alike, also covers the loss.
+    """
+    return loss * (1.0 + 0.0 * loss.detach())

@@ -1,0 +1,57 @@
+"""`TrainingModule`: one micro-batch to the sums that every loss and statistic is made of."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hnet.model.losses import cross_entropy_sum
+
+
+class ForwardSums(NamedTuple):
+    """Sums over one micro-batch. S chunking stages, outermost first. A tuple, so that engines can hook its tensors."""
+
+    cross_entropy: Tensor
+    """() fp32, with gradient: nats summed over all targets."""
+    boundary_prob: Tensor
+    """(S,) fp32, with gradient: boundary probabilities summed over the stage's units."""
+    counts: Tensor
+    """(2, S) int64: boundaries, then units of each stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBatch:
+    """The tensors of a `Batch` on the device of the run."""
+
+    input_ids: Tensor
+    labels: Tensor
+    cu_seqlens: Tensor
+
+
+class TrainingModule(nn.Module):
+    """The language model and its sums as one module, so that each engine wraps exactly one call.
+
+    bf16 keeps fp32 parameters and computes under autocast *inside* this module: DeepSpeed switches off an autocast
+    that surrounds it, and one set of fp32 master weights then serves every engine and every checkpoint.
+    """
+
+    def __init__(self, model: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.model = model
+        self._bf16 = precision == "bf16"
+
+    def forward(self, input_ids: Tensor, labels: Tensor, cu_seqlens: Tensor) -> ForwardSums:
+        """`input_ids`, `labels` (T,) int64 and `cu_seqlens` (B + 1,) int32 of one micro-batch."""
+        cast = torch.autocast(input_ids.device.type, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
+        with cast:
+            output = self.model(input_ids, cu_seqlens=cu_seqlens)
+        cross_entropy = cross_entropy_sum(output.logits, labels)
+        stages = output.stages
+        if not stages:
+            return ForwardSums(cross_entropy, cross_entropy.new_zeros(0), labels.new_zeros(2, 0))
+        boundary_prob = torch.stack([stage.boundary_prob.float().sum() for stage in stages])
+        boundaries = torch.stack([stage.boundary_mask.sum() for stage in stages])
+        units = boundaries.new_tensor([stage.boundary_mask.numel() for stage in stages])
+        return ForwardSums(cross_entropy, boundary_prob, torch.stack([boundaries, units]))
