@@ -46,8 +46,9 @@ class Attention(nn.Module):
         return AttentionCache(num_rows, self.config.window)
 
     def _project(self, x: Tensor, tables: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = self.qkv(x).view(x.shape[0], 3, self.config.num_heads, self.head_dim)
-        q, k, v = qkv.unbind(1)
+        heads = self.config.num_heads
+        qk, v = self.qkv(x).view(x.shape[0], 3 * heads, self.head_dim).split([2 * heads, heads], 1)
         if tables is not None:
-            q, k = rotate(q, *tables), rotate(k, *tables)
+            qk = rotate(qk, *tables)
+        q, k = qk.split(heads, 1)
         return q, k, v
