@@ -9,7 +9,8 @@ from hnet.config.base import Allowed, Config
 
 class SourceConfig(Config):
     path: str
-    """A file, a folder, a glob, a prepared byte store, `sample:train` / `sample:validation` (shipped text), or a dataset name on the Hub."""
+    """A file, a folder, a glob, a prepared byte store, `sample:train` or `sample:validation` (text that ships with the
+    package), or the name of a dataset on the Hub."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share of the mixture, relative to the other sources, counted in bytes of text."""
     split: str = "train"
@@ -21,7 +22,8 @@ class SourceConfig(Config):
     streaming: bool = False
     """Read a Hub dataset as it downloads (or local tables row after row), without a local copy."""
     split_on: Annotated[str, Field(min_length=1)] | None = None
-    """Text that ends a document of a text file, such as a form feed; None: see `hnet.data.text`."""
+    """Text that ends a document of a text file, such as a form feed. None: a file of up to 1 MiB is one document, a
+    longer one is cut at the first blank line after each 64 KiB."""
 
 
 Sources = Annotated[

@@ -8,8 +8,8 @@ from hnet.data.document import Document, Documents, State
 class Mixture:
     """Draws the next document from the stream that is furthest behind its share, counted in bytes of text.
 
-    Bytes drawn from stream i over its weight stay equal up to one document per stream at every moment, so the shares hold
-    over any stretch and nothing is random. A stream that ends leaves the mixture; it ends with the last one.
+    Bytes drawn from stream i over its weight stay equal up to one document per stream at every moment, so the shares
+    hold over any stretch and nothing is random. A stream that ends leaves the mixture, which ends with the last one.
     """
 
     def __init__(self, streams: Sequence[Documents], weights: Sequence[float]) -> None:

@@ -25,8 +25,8 @@ class Packer:
     """Yields windows.
 
     `split` fills every window and cuts the document at its end; the rest opens the next window, so that with the label
-    across the cut every unit is predicted once per epoch. `whole` opens a new window for a document that does not fit in
-    the rest of one, and cuts only documents longer than a window; its windows may be shorter.
+    across the cut every unit is predicted once per epoch. `whole` opens a new window for a document that does not fit
+    in the rest of one, and cuts only documents longer than a window; its windows may be shorter.
 
     State: the position of the documents before the one in use, and the units used of that one.
     """

@@ -64,7 +64,7 @@ class Prefetched:
         self._state = stage.state_dict()
         self._worker: _Worker | None = None
         self._thread: threading.Thread | None = None
-        self._finalizer: weakref.finalize | None = None
+        self._finalizer: weakref.finalize[[], Prefetched] | None = None
         self._failure: BaseException | None = None
 
     def __iter__(self) -> Iterator[Batch]:

@@ -13,11 +13,11 @@ class RankBatches:
     """Micro-batches of one rank.
 
     An optimizer step takes the next G windows of the global stream; micro-batch j of rank r takes the m windows from
-    (j * world_size + r) * m of them. Windows of other ranks are passed over by their lengths alone (bytes of an indexable
-    source), so the stream does not depend on ranks or micro-batches.
+    (j * world_size + r) * m of them. The stream does not depend on ranks or micro-batches. Windows of other ranks are
+    passed over by the sizes of their documents alone; only what is streamed or made into tokens is read by every rank.
 
-    State: after a rank's last micro-batch of a step the stream is moved to the end of the step, so that the state between
-    steps is the same on every rank and fits any number of ranks and any micro-batch size.
+    State: after a rank's last micro-batch of a step the stream is moved to the end of the step, so that the state
+    between steps is the same on every rank and fits any number of ranks and any micro-batch size.
     """
 
     def __init__(
@@ -26,8 +26,8 @@ class RankBatches:
         """Raises ConfigError if the windows of a step do not divide evenly."""
         if windows_per_step % (world_size * micro_batch_windows):
             raise ConfigError(
-                f"a step of {windows_per_step} windows does not divide into micro-batches of {micro_batch_windows} windows "
-                f"on {world_size} ranks; make training.global_batch_bytes a multiple of "
+                f"a step of {windows_per_step} windows does not divide into micro-batches of {micro_batch_windows} "
+                f"windows on {world_size} ranks; make training.global_batch_bytes a multiple of "
                 "training.micro_batch_bytes times the number of ranks"
             )
         self._packer = packer

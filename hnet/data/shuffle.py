@@ -24,8 +24,11 @@ def derive_key(*parts: int) -> int:
 
 
 class Permutation:
-    """A pseudo-random bijection of 0 .. size-1: a Feistel network of 8 rounds on the next power of four, walked until it lands
-    inside (Black and Rogaway 2002, "cycle walking"). The same numbers on every machine and NumPy version."""
+    """A pseudo-random bijection of 0 .. size-1, the same on every machine and NumPy version.
+
+    A Feistel network of 8 rounds on the next power of four, applied until it lands inside (Black and Rogaway 2002,
+    "cycle walking").
+    """
 
     def __init__(self, size: int, key: int) -> None:
         """`size` >= 1."""

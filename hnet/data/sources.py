@@ -12,7 +12,7 @@ from hnet.data.document import Bytes, Source
 from hnet.data.sample_text import open_sample
 from hnet.data.store import is_store, open_store
 from hnet.data.streamed import StreamedSource
-from hnet.data.text import open_text
+from hnet.data.text import TextFiles, open_text
 from hnet.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,22 @@ class Concatenated:
         return self._sources[number], index - int(self._starts[number])
 
 
-def open_source(config: SourceConfig) -> Source | StreamedSource:
+def open_source(config: SourceConfig, *, split_later: bool = False) -> Source | StreamedSource:
     """Open a source; nothing but sizes and indexes is read.
 
-    Raises DataError that names the path and what is allowed, if there is nothing to read.
+    `split_later`: the caller cuts what is no text file at `config.split_on` itself.
+    Raises DataError that names the path and what is allowed, if there is nothing to read or `split_on` cannot be used.
     """
+    source = _open(config)
+    if config.split_on and not split_later and (config.path.startswith("sample:") or not isinstance(source, TextFiles)):
+        raise DataError(
+            f"split_on does not apply to {config.path}: it cuts text files. Leave it out, or make a store with "
+            "`hnet data prepare --split-on`, which cuts documents of every kind"
+        )
+    return source
+
+
+def _open(config: SourceConfig) -> Source | StreamedSource:
     path = config.path
     if path.startswith("sample:"):
         return open_sample(path.removeprefix("sample:"))
@@ -74,15 +85,16 @@ def open_source(config: SourceConfig) -> Source | StreamedSource:
         raise DataError(f"{path} does not exist; a source is {_KINDS}")
     from hnet.data.table import open_hub
 
+    logger.info("%s is no local path; asking the Hub", path)
     return open_hub(config)
 
 
 def describe_source(config: SourceConfig, source: Source | StreamedSource) -> dict[str, object]:
-    """What a saved position depends on: the source's name and share, and the size of its text where it is known."""
-    description: dict[str, object] = {"path": config.path, "weight": config.weight, "column": config.column}
+    """What a saved position depends on: the source's share and the size of its text, wherever it lies; or its name."""
     if isinstance(source, StreamedSource):
-        return description | {"streaming": True, "split": config.split, "subset": config.subset}
-    return description | {"documents": len(source), "bytes": source.total_bytes()}
+        names = {"path": config.path, "subset": config.subset, "split": config.split, "column": config.column}
+        return {"weight": config.weight, "streaming": True, **names}
+    return {"weight": config.weight, "documents": len(source), "bytes": source.total_bytes()}
 
 
 def _local_files(path: str, local: Path) -> list[Path] | None:
@@ -114,7 +126,7 @@ def _kind(path: Path) -> str:
         return "json"
     suffix = suffixes[-1] if suffixes else ""
     if suffix in _COMPRESSED:
-        raise DataError(f"{path} is compressed; unpack it first (only .jsonl.gz, .jsonl.bz2 and .jsonl.xz are read packed)")
+        raise DataError(f"{path} is compressed; unpack it first (.jsonl.gz, .bz2 and .xz are read as they are)")
     if suffix in JSON_SUFFIXES:
         return "json"
     return suffix[1:] if suffix in TABLE_SUFFIXES else "text"
@@ -140,8 +152,8 @@ def _open_files(config: SourceConfig, files: Sequence[Path]) -> Source | Streame
 def _open_streamed(config: SourceConfig, kinds: dict[str, list[Path]]) -> StreamedSource:
     if list(kinds) == ["text"] or len(kinds) > 1:
         raise DataError(
-            f"{config.path} cannot be streamed: streaming is for a Hub dataset or for tables of one kind (jsonl, parquet, "
-            "arrow); text files are memory-mapped anyway, so leave out streaming"
+            f"{config.path} cannot be streamed: streaming is for a Hub dataset or for tables of one kind (jsonl, "
+            "parquet, arrow); text files are memory-mapped anyway, so leave out streaming"
         )
     from hnet.data.table import open_streamed_tables
 

@@ -1,11 +1,12 @@
 """The prepared byte store: shards of raw bytes and an index of document offsets.
 
     OUT/header.json         what the store holds, with the size and checksum of every file; written last
-    OUT/index.u64           (documents + 1,) little-endian uint64: document i is bytes [index[i], index[i + 1]) of all shards
-    OUT/shard-00000.bytes   the documents' bytes end to end; a document lies in one shard
+    OUT/index.u64           (documents + 1,) little-endian uint64: where document i and the one after it begin
+    OUT/shard-00000.bytes   the documents' bytes end to end, counted through all shards; a document lies in one shard
 
-Opening reads the header and the sizes of the files, whatever the number of documents; index and shards are memory-mapped and
-documents are views of them. A store is made in a temporary folder and renamed, so one that exists is complete.
+Opening reads the header and the sizes of the files, whatever the number of documents; index and shards are
+memory-mapped and documents are views of them. A store is made in a temporary folder and renamed, so one that exists is
+complete.
 """
 
 import json
@@ -53,6 +54,7 @@ class StoreWriter:
 
     def __enter__(self) -> "StoreWriter":
         try:
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
             self._index: BinaryIO = (self._folder / INDEX).open("wb")
         except OSError as error:
@@ -63,15 +65,22 @@ class StoreWriter:
         try:
             if error_type is None:
                 self._finish()
+            elif isinstance(error, OSError):
+                raise DataError(f"cannot write {self._output}: {error.strerror or error}") from error
         finally:
             self._index.close()
             if self._shard is not None:
                 self._shard.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def num_shards(self) -> int:
+        """Shards begun so far."""
+        return len(self._shards)
+
     def add(self, text: bytes | memoryview | Bytes) -> None:
         """Append one document of at least one byte."""
-        data = memoryview(text)
+        data = text.data if isinstance(text, np.ndarray) else memoryview(text)
         size = len(data)
         if self._shard is None or (self._shards[-1]["bytes"] and self._shards[-1]["bytes"] + size > self._shard_bytes):
             self._next_shard()
@@ -137,7 +146,7 @@ class ByteStore:
         self._index: NDArray[np.uint64] = index
         if int(index[0]) != 0 or int(index[-1]) != self._header["bytes"]:
             raise DataError(
-                f"{folder / INDEX} ends at byte {index[-1]} instead of {self._header['bytes']}: the index is damaged; {_REMEDY}"
+                f"{folder / INDEX} is damaged: it ends at byte {index[-1]}, not {self._header['bytes']}; {_REMEDY}"
             )
         self._shard_starts = np.concatenate([[0], np.cumsum([shard["bytes"] for shard in self._shards])])
         self._open: OrderedDict[int, Bytes] = OrderedDict()
@@ -165,7 +174,9 @@ class ByteStore:
                 while block := file.read(1 << 20):
                     checksum = zlib.crc32(block, checksum)
             if checksum != entry["crc32"]:
-                raise DataError(f"{path} has checksum {checksum:08x} instead of {entry['crc32']:08x}: it is damaged; {_REMEDY}")
+                raise DataError(
+                    f"{path} is damaged: its checksum is {checksum:08x} instead of {entry['crc32']:08x}; {_REMEDY}"
+                )
 
     def _map(self, number: int) -> Bytes:
         data = self._open.get(number)
@@ -196,7 +207,9 @@ def _read_header(folder: Path) -> dict[str, Any]:
         if header["format"] != FORMAT:
             raise DataError(f"{path} has format {header['format']!r}; a byte store has {FORMAT!r}")
         if header["version"] != VERSION:
-            raise DataError(f"{path} has version {header['version']}; this program reads version {VERSION}; make the store anew")
+            raise DataError(
+                f"{path} has version {header['version']}, this program reads {VERSION}; make the store anew"
+            )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise

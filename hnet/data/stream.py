@@ -35,7 +35,10 @@ STATE_VERSION = 1
 
 
 class TrainStream:
-    """An endless iterator of `Batch` with an exact, JSON-serialisable position. Use as a context manager or call `close`."""
+    """An endless iterator of `Batch` with an exact, JSON-serialisable position.
+
+    Use it as a context manager or call `close` at the end.
+    """
 
     def __init__(self, batches: Prefetched, identity: dict[str, object]) -> None:
         """`identity`: what the global window stream depends on; a state fits only a stream of the same identity."""
@@ -55,13 +58,15 @@ class TrainStream:
         self.close()
 
     def state_dict(self) -> State:
-        """Position after the last batch taken. Between optimizer steps it is the same on every rank and loads on any number."""
+        """Position after the last batch taken. Between steps it is the same on every rank and loads on any number."""
         return {"version": STATE_VERSION, "identity": self._identity, "batches": self._batches.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         """Continue after `state`. Raises DataError if it belongs to other data, another seed or other packing."""
         if state.get("version") != STATE_VERSION:
-            raise DataError(f"the saved data position has version {state.get('version')}; this program reads {STATE_VERSION}")
+            raise DataError(
+                f"the saved data position has version {state.get('version')}; this program reads {STATE_VERSION}"
+            )
         saved = state["identity"]
         for key, value in self._identity.items():
             if saved.get(key) != value:
@@ -88,11 +93,12 @@ def build_stream(
 ) -> TrainStream:
     """Open the sources of `split` and stream batches of one rank without end.
 
-    Step s takes windows [s * windows_per_step, (s + 1) * windows_per_step) of a global stream that depends on `config` and
-    `seed` alone; see `RankBatches` for the share of a rank. Raises DataError or ConfigError on bad input.
+    Step s takes windows [s * windows_per_step, (s + 1) * windows_per_step) of a global stream that depends on `config`
+    and `seed` alone; see `RankBatches` for the share of a rank. Raises DataError or ConfigError on bad input.
     """
     mixture, descriptions = open_mixture(_sources(config, split), config, seed=seed)
-    encoded = EncodedDocuments(mixture, load_tokenizer(config.tokenizer))
+    tokenizer = load_tokenizer(config.tokenizer)
+    encoded = EncodedDocuments(mixture, tokenizer)
     packer = Packer(encoded, config.sequence_length, config.packing)
     batches = RankBatches(
         packer,
@@ -103,7 +109,7 @@ def build_stream(
     )
     identity = {
         "seed": seed,
-        "tokenizer": config.tokenizer,
+        "tokenizer": tokenizer.identity,
         "sequence_length": config.sequence_length,
         "packing": config.packing,
         "shuffle": config.shuffle,
@@ -113,9 +119,14 @@ def build_stream(
 
 
 def open_mixture(
-    sources: Sequence[SourceConfig], config: DataConfig, *, seed: int = 0, epochs: int | None = None, shuffle: bool | None = None
+    sources: Sequence[SourceConfig],
+    config: DataConfig,
+    *,
+    seed: int = 0,
+    epochs: int | None = None,
+    shuffle: bool | None = None,
 ) -> tuple[Mixture, list[dict[str, object]]]:
-    """The documents of `sources` in their order and shares, and a description of each source for the identity of a stream.
+    """The documents of `sources` in their order and shares, and what identifies each source.
 
     `epochs` None: without end. `shuffle` None: as the config says.
     """
@@ -131,6 +142,8 @@ def open_mixture(
         else:
             streams.append(IndexedDocuments(source, key=key, shuffle=shuffle, epochs=epochs))
         descriptions.append(describe_source(source_config, source))
+        if isinstance(source, StreamedSource) and shuffle:
+            descriptions[-1]["shuffle_buffer"] = config.shuffle_buffer
     return Mixture(streams, [source.weight for source in sources]), descriptions
 
 

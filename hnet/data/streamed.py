@@ -40,12 +40,18 @@ class StreamedSource(Protocol):
 class StreamedDocuments:
     """Yields the non-empty documents of a stream, epoch after epoch; `epochs` None: without end.
 
-    `buffer` documents are read at a time and yielded in an order that the key, the epoch and the number of the block fix.
-    State: where the block in use begins, and the place in it; a resume reads that block again, so no text is saved.
+    `buffer` documents are read at a time and yielded in an order that the key, the epoch and the number of the block
+    fix. State: where the block in use begins and the place in it; a resume reads that block again, no text is saved.
     """
 
     def __init__(
-        self, source: StreamedSource, *, key: int = 0, buffer: int = 10_000, shuffle: bool = True, epochs: int | None = None
+        self,
+        source: StreamedSource,
+        *,
+        key: int = 0,
+        buffer: int = 10_000,
+        shuffle: bool = True,
+        epochs: int | None = None,
     ) -> None:
         self._source, self._key, self._shuffle, self._epochs = source, key, shuffle, epochs
         self._size = buffer if shuffle else min(buffer, _UNSHUFFLED_BLOCK)
@@ -53,6 +59,8 @@ class StreamedDocuments:
         self._block_start: Any = None
         self._block: list[bytes] | None = None
         self._reader: Reader | None = None
+        self.num_empty = 0
+        """Empty documents passed over so far."""
         self._reported_empty = False
 
     def __iter__(self) -> Iterator[Document]:
@@ -92,6 +100,9 @@ class StreamedDocuments:
         else:
             if self._block_number == 0:
                 raise DataError(f"{self._source.name} holds no text: no document of it has a byte")
+            if self.num_empty and not self._reported_empty:
+                self._reported_empty = True
+                logger.warning("%s: %d empty documents were skipped in an epoch", self._source.name, self.num_empty)
             self._epoch, self._block_number = self._epoch + 1, 0
             self._block_start = self._reader = None
         self._block = None
@@ -103,9 +114,8 @@ class StreamedDocuments:
         for text in self._reader:
             if text:
                 block.append(text)
-            elif not self._reported_empty:
-                self._reported_empty = True
-                logger.warning("%s: empty documents are skipped", self._source.name)
+            else:
+                self.num_empty += 1
             if len(block) == self._size:
                 break
         if self._shuffle and block:

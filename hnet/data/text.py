@@ -36,8 +36,8 @@ def map_file(path: Path, expected_bytes: int | None = None) -> mmap.mmap | bytes
             size = file.seek(0, 2)
             if expected_bytes is not None and size != expected_bytes:
                 raise DataError(
-                    f"{path} has {size} bytes instead of {expected_bytes}: it is incomplete or was changed while in use; "
-                    "write it again and restart"
+                    f"{path} has {size} bytes instead of {expected_bytes}: it is incomplete or was changed while in "
+                    "use; write it again and restart"
                 )
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     except OSError as error:
@@ -53,9 +53,9 @@ def _character_border(data: mmap.mmap | bytes, position: int) -> int:
 
 
 def paragraph_ends(data: mmap.mmap | bytes, minimum: int, maximum: int) -> list[int]:
-    """Ends of consecutive documents of `minimum` to `maximum` bytes that cover `data`, cut after a blank line if one is there.
+    """Ends of consecutive documents of `minimum` to `maximum` bytes that cover `data`; the last may be shorter.
 
-    The last may be shorter. Touches only the bytes near the cuts.
+    Cut after the first blank line, else line end, else before a character. Reads only the bytes near the cuts.
     """
     ends, start, size = [], 0, len(data)
     while size - start > maximum:
@@ -77,7 +77,8 @@ def paragraph_ends(data: mmap.mmap | bytes, minimum: int, maximum: int) -> list[
 
 def separator_ends(data: mmap.mmap | bytes | Bytes, separator: bytes) -> list[int]:
     """Ends of the documents that `separator` closes (it belongs to the document before it); covers all of `data`."""
-    ends = [match.end() for match in re.finditer(re.escape(separator), data)]
+    buffer = data.data if isinstance(data, np.ndarray) else data
+    ends = [match.end() for match in re.finditer(re.escape(separator), buffer)]
     if len(data) and (not ends or ends[-1] != len(data)):
         ends.append(len(data))
     return ends

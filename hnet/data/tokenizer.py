@@ -1,9 +1,10 @@
-"""Bytes as they are, or the tokens of a `tokenizers` file for baselines. Both know how many bytes of text a unit stands for."""
+"""Bytes as they are, or the tokens of a `tokenizers` file for baselines; both know the bytes of text behind a unit."""
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ class Tokenizer(Protocol):
     vocab_size: int
     bos: int
     eos: int
+    identity: str
+    """Equal for equal vocabularies, wherever the file lies."""
 
     def encode(self, text: str | bytes, *, bos: bool = False, eos: bool = False) -> list[int]: ...
 
@@ -36,6 +39,7 @@ class ByteTokenizer:
     vocab_size = 256
     bos = BOS
     eos = EOS
+    identity = "bytes"
 
     def encode(self, text: str | bytes, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of a text; bytes need not be valid UTF-8."""
@@ -70,6 +74,7 @@ class FileTokenizer:
             self._library = Library.from_str(text)
         except Exception as error:  # the library raises plain Exception
             raise DataError(f"{path} is not a `tokenizers` JSON file: {error}") from error
+        self.identity = f"{zlib.crc32(text.encode()):08x}"
         vocabulary = self._library.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         first = next((vocabulary[name] for name in _BOS_NAMES if name in vocabulary), None)
@@ -94,15 +99,15 @@ class FileTokenizer:
     def encode_with_lengths(self, data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids (N,) and the bytes of text that each stands for (N,); these sum to `len(data)`.
 
-        Byte-level BPE: the exact bytes of each token, from the vocabulary. Else (and where bytes are not UTF-8) from the
-        positions that the library reports: a token stands for the bytes from the furthest end before it to its own, and
-        what is dropped at the end of a text belongs to the last token.
+        Byte-level BPE: the exact bytes of each token, from the vocabulary. Else (and where bytes are not UTF-8) from
+        the positions that the library reports: a token stands for the bytes from the furthest end before it to its own,
+        and what is dropped at the end of a text belongs to the last token.
         """
         encoding = self._library.encode(_as_text(data), add_special_tokens=False)
         ids = np.array(encoding.ids, dtype=np.int64)
         if self._token_bytes is not None:
             lengths = self._token_bytes[ids]
-            if lengths.sum() == len(data) and data.isascii() | _is_utf8(data):
+            if lengths.sum() == len(data) and _is_utf8(data):
                 return ids, lengths
         ends = np.array([end for _, end in encoding.offsets], dtype=np.int64)
         ends = np.concatenate([[0], _character_ends(data)])[ends]
@@ -150,7 +155,7 @@ def _character_ends(data: bytes) -> NDArray[np.int64]:
     return np.cumsum(np.where(escaped, 1, widths))
 
 
-def _byte_level_lengths(spec: dict, vocabulary: dict[str, int], size: int) -> NDArray[np.int64] | None:
+def _byte_level_lengths(spec: dict[str, Any], vocabulary: dict[str, int], size: int) -> NDArray[np.int64] | None:
     """Bytes of each id of a byte-level BPE, where one character of a token is one byte; None for other tokenizers."""
     if '"ByteLevel"' not in json.dumps([spec.get("pre_tokenizer"), spec.get("decoder")]):
         return None

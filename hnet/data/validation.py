@@ -16,10 +16,10 @@ from hnet.data.tokenizer import load_tokenizer
 class ValidationBatches:
     """Iterate any number of times; each pass gives the same batches.
 
-    The first `validation_bytes` bytes of text (sources in their order and shares, each once, never shuffled) are packed as
-    in training. Micro-batch j of rank r takes the windows from (j * world_size + r) * micro_batch_windows; every rank gets
-    the same number of batches, and one without windows gets a batch of one unit and no targets. Sums over the ranks
-    therefore do not depend on their number.
+    The first `validation_bytes` bytes of text (sources in their order and shares, each once, never shuffled) are packed
+    as in training. Micro-batch j of rank r takes the windows from (j * world_size + r) * micro_batch_windows. Every
+    rank gets the same number of batches, and one without windows gets a batch of one unit and no targets. Sums over the
+    ranks therefore do not depend on their number.
     """
 
     def __init__(self, config: DataConfig, *, rank: int, world_size: int, micro_batch_windows: int) -> None:
@@ -41,5 +41,8 @@ class ValidationBatches:
 def validation_batches(
     config: DataConfig, *, rank: int = 0, world_size: int = 1, micro_batch_windows: int = 1
 ) -> ValidationBatches:
-    """The held-out batches of a rank; nothing if `config.validation` is empty. Raises DataError if a source cannot be read."""
+    """The held-out batches of a rank; none if `config.validation` is empty.
+
+    Raises DataError if a source cannot be read.
+    """
     return ValidationBatches(config, rank=rank, world_size=world_size, micro_batch_windows=micro_batch_windows)
