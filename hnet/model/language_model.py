@@ -19,7 +19,8 @@ from hnet.model.stage import Stage, StageOutput
 IGNORE = -100
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: ZeRO-3 looks into what a module returns through its __dict__.
+@dataclass(frozen=True)
 class ModelOutput:
     """Logits (T, V), or (B, L, V) for padded input, and one `StageOutput` per chunking stage, outermost first."""
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: ZeRO-3 looks into what a module returns through its __dict__.
+@dataclass(frozen=True)
 class Boundaries:
     """Where chunks begin, over T packed units."""
 
