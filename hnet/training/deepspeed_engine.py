@@ -120,6 +120,7 @@ class DeepSpeedEngine(Engine):
         states = self._torch_optimizer().state
         if not states:
             return {}
+        self._link_moments()
         moments = {}
         for name, parameter in self.model.named_parameters():
             for moment in MOMENTS:
@@ -137,8 +138,7 @@ class DeepSpeedEngine(Engine):
         states = self._torch_optimizer().state
         for flat in self._flat_parameters():
             states[flat] = new_adam_state(flat, num_updates)
-        if self._stage in (1, 2):
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
         for name, parameter in self.model.named_parameters():
             for moment in MOMENTS:
                 self._set_moment(parameter, moment, moments[f"{moment}/{name}"].to(self.device))
@@ -152,6 +152,13 @@ class DeepSpeedEngine(Engine):
             shard = parameter.ds_tensor.numel()
             padded = nn.functional.pad(value.flatten(), (0, shard * self.world_size - value.numel()))
             safe_set_local_optimizer_state(parameter, padded[shard * self.rank :][:shard], moment)
+
+    def _link_moments(self) -> None:
+        """Let DeepSpeed find each parameter's moments in the flat ones. Stages 1 and 2 do so by themselves while the
+        first group takes its first step, when the other groups have none yet, and then never again."""
+        if self._stage in (1, 2):
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _flat_parameters(self) -> list[Tensor]:
         """What the inner AdamW sees: this rank's flat fp32 shards, or the parameters themselves."""
