@@ -1,9 +1,9 @@
 """Kernels of hierarchical byte models: one folder per op, usable without `hnet`."""
 
-from hnet_kernels.causal_conv1d.reference import causal_conv1d
+from hnet_kernels.causal_conv1d.op import causal_conv1d
 from hnet_kernels.chunk.reference import chunk
 from hnet_kernels.ema.reference import ema
-from hnet_kernels.rms_norm.reference import gated_rms_norm, rms_norm
+from hnet_kernels.rms_norm.op import gated_rms_norm, rms_norm
 from hnet_kernels.route.reference import route
 from hnet_kernels.ssd_scan.op import ssd_scan
 from hnet_kernels.upsample.reference import upsample

@@ -35,3 +35,9 @@ def check_cu_seqlens(cu_seqlens: Tensor, num_units: int) -> None:
 def widen(*tensors: Tensor) -> list[Tensor]:
     """The tensors in the dtype that sums are kept in: float32 for half precision, else their own."""
     return [t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in tensors]
+
+
+def row_blocks(num_rows: int, width: int) -> list[tuple[int, int]]:
+    """Ranges of rows whose passes stay in a core's cache: about 2^17 elements each."""
+    step = max(16, 2**17 // width)
+    return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
