@@ -1,0 +1,1 @@
+"""Held-out measures of a trained model."""

@@ -1,0 +1,1 @@
+"""Generation with the caches of every stage."""

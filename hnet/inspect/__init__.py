@@ -1,0 +1,1 @@
+"""A model's boundaries on a text: terminal, HTML, PNG."""

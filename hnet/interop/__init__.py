@@ -1,0 +1,1 @@
+"""Models of other code bases, in and out: names, configurations and weights."""

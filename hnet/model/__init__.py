@@ -1,0 +1,1 @@
+"""The model, in pure torch: no process groups, no environment, no optimizer."""

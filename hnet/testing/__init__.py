@@ -1,0 +1,1 @@
+"""Helpers for tests of models and training, ours and users' own."""

@@ -1,0 +1,1 @@
+"""Layers and their parts, one mixer, norm or MLP a file."""

@@ -1,0 +1,1 @@
+"""From unit ids to vectors, one kind a file."""
