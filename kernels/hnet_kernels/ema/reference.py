@@ -8,16 +8,46 @@ from hnet_kernels.packed import first_positions
 MIN_PROB = 1e-4
 
 
-def ema(z: Tensor, prob: Tensor, cu_seqlens: Tensor) -> Tensor:
-    dtype = z.dtype
-    if dtype in (torch.bfloat16, torch.float16):
-        z = z.float()
-    prob = prob.to(z.dtype).clamp(MIN_PROB, 1 - MIN_PROB)[:, None]
-    decay = (1 - prob).index_fill(0, first_positions(cu_seqlens), 0.0)
-    value = prob * z
-    shift = 1
-    while shift < z.shape[0]:
-        value = torch.cat([value[:shift], value[shift:] + decay[shift:] * value[:-shift]])
-        decay = torch.cat([torch.zeros_like(decay[:shift]), decay[shift:] * decay[:-shift]])
+def linear_scan(decay: Tensor, value: Tensor) -> Tensor:
+    """s_i = decay_i s_{i-1} + value_i down the rows of value (M,D), decay (M,); both are overwritten.
+
+    Doubling passes (Hillis and Steele): after the pass with shift n every row holds its last 2n inputs.
+    """
+    decay = decay[:, None]
+    spare, spare_decay = torch.empty_like(value), torch.empty_like(decay)
+    shift, num_rows = 1, value.shape[0]
+    while shift < num_rows:
+        # On a CPU the passes stop once no input reaches further; asking an accelerator would stall it.
+        if decay.device.type == "cpu" and not bool(decay[shift:].any()):
+            break
+        spare[:shift] = value[:shift]
+        torch.addcmul(value[shift:], decay[shift:], value[:-shift], out=spare[shift:])
+        spare_decay[:shift] = 0
+        torch.mul(decay[shift:], decay[:-shift], out=spare_decay[shift:])
+        value, spare, decay, spare_decay = spare, value, spare_decay, decay
         shift *= 2
-    return value.to(dtype)
+    return value
+
+
+def weights(prob: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    """The clamped P (M,) and the decay 1-P (M,), zero where a document starts."""
+    clamped = prob.clamp(MIN_PROB, 1 - MIN_PROB)
+    return clamped, (1 - clamped).index_fill_(0, first_positions(cu_seqlens), 0.0)
+
+
+def ema_forward(z: Tensor, prob: Tensor, cu_seqlens: Tensor) -> Tensor:
+    clamped, decay = weights(prob, cu_seqlens)
+    return linear_scan(decay, z * clamped[:, None])
+
+
+def ema_backward(grad: Tensor, z: Tensor, prob: Tensor, cu_seqlens: Tensor, zbar: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of z and prob; the clamp stops the latter."""
+    clamped, decay = weights(prob, cu_seqlens)
+    # The state's gradient runs backward: g_i = grad_i + decay_{i+1} g_{i+1}.
+    following = torch.cat([decay.new_zeros(1), decay[1:].flip(0)])
+    dstate = linear_scan(following, grad.flip(0)).flip(0)
+    change = z.clone()
+    change[1:].addcmul_(zbar[:-1], (decay[1:, None] != 0).to(z.dtype), value=-1)
+    dprob = change.mul_(dstate).sum(-1)
+    inside = (prob >= MIN_PROB) & (prob <= 1 - MIN_PROB)
+    return dstate.mul_(clamped[:, None]), dprob.mul_(inside)

@@ -1,16 +1,35 @@
 """Boundary probabilities from neighbouring queries and keys, in plain PyTorch."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hnet_kernels.packed import first_positions
 
+# As torch.nn.functional.normalize: shorter vectors are divided by this instead of by their length.
+MIN_NORM = 1e-12
 
-def route(q: Tensor, k: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-    if q.dtype in (torch.bfloat16, torch.float16):
-        q, k = q.float(), k.float()
-    cosine = (F.normalize(q[:-1], dim=-1) * F.normalize(k[1:], dim=-1)).sum(-1)
-    prob = F.pad(((1 - cosine) / 2).clamp(0, 1), (1, 0), value=1.0)
-    prob = prob.index_fill(0, first_positions(cu_seqlens), 1.0)
-    return prob, prob > 0.5
+
+def route_forward(q: Tensor, k: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(boundary_prob (T,), cosine (T,), |q| (T,), |k| (T,)); the cosine of a first position is that of a p = 1."""
+    q_norm, k_norm = torch.linalg.vector_norm(q, dim=-1), torch.linalg.vector_norm(k, dim=-1)
+    cosine = q.new_empty(q.shape[0])
+    torch.sum(q[:-1] * k[1:], -1, out=cosine[1:])
+    cosine[1:].div_(q_norm[:-1].clamp_min(MIN_NORM)).div_(k_norm[1:].clamp_min(MIN_NORM))
+    cosine.index_fill_(0, first_positions(cu_seqlens), -1.0)
+    return ((1 - cosine) / 2).clamp_(0, 1), cosine, q_norm, k_norm
+
+
+def route_backward(
+    grad: Tensor, q: Tensor, k: Tensor, cu_seqlens: Tensor, cosine: Tensor, q_norm: Tensor, k_norm: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of q and k."""
+    dcosine = torch.where(cosine.abs() <= 1, grad / -2, 0).index_fill_(0, first_positions(cu_seqlens), 0.0)[1:, None]
+    cosine, q_norm, k_norm = cosine[1:, None], q_norm[:-1, None], k_norm[1:, None]
+    scale = dcosine / (q_norm.clamp_min(MIN_NORM) * k_norm.clamp_min(MIN_NORM))
+    dq, dk = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(2))
+    for out, own, other, norm in ((dq[:-1], q[:-1], k[1:], q_norm), (dk[1:], k[1:], q[:-1], k_norm)):
+        radial = torch.where(norm >= MIN_NORM, -dcosine * cosine / norm.square().clamp_min(MIN_NORM**2), 0)
+        torch.mul(other, scale, out=out).addcmul_(own, radial)
+    dq[-1:].zero_()
+    dk[:1].zero_()
+    return dq, dk
