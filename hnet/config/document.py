@@ -109,8 +109,9 @@ def read_document(path: Path) -> Document:
 
 def parse_document(text: str, name: str) -> Document:
     """Parse YAML text; `name` is the file in messages. Duplicate keys and keys that are not text are errors."""
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         document = Document(None, {(): name})
         if root is not None:
@@ -123,7 +124,8 @@ def parse_document(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def parse_value(text: str) -> Any:
@@ -135,11 +137,18 @@ def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, origins: dict[Ke
     origins.setdefault(path, f"{name}:{node.start_mark.line + 1}")
     if len(origins) > _MAX_VALUES or len(path) > 50:
         raise ConfigError(f"{name}: too large or too deeply nested for a configuration file")
+    if node.tag not in _PLAIN_TAGS:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise ConfigError(f"{name}:{node.start_mark.line + 1}: tag {tag} is not allowed; only plain values are")
     if isinstance(node, yaml.MappingNode):
         return dict(_items(loader, node, path, origins, name))
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*path, index), origins, name) for index, item in enumerate(node.value)]
-    return loader.construct_object(node)  # type: ignore[no-untyped-call]
+    try:
+        return loader.construct_object(node)  # type: ignore[no-untyped-call]
+    except (ValueError, KeyError) as error:
+        # Only an explicit tag, such as `!!int x`, brings a text here that its kind does not fit.
+        raise ConfigError(f"{name}:{node.start_mark.line + 1}: {node.value!r} does not fit its tag") from error
 
 
 def _items(
@@ -162,6 +171,7 @@ def _items(
 
 
 _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+_PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null"))
 
 
 def write_yaml(tree: Mapping[str, Any], path: Path) -> None:
