@@ -8,7 +8,7 @@ from hnet.config.base import Allowed, Config
 
 
 class SourceConfig(Config):
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     """A file, a folder, a glob, a prepared byte store, `sample:train` or `sample:validation` (text that ships with the
     package), or the name of a dataset on the Hub."""
     weight: Annotated[float, Field(gt=0)] = 1.0

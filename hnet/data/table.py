@@ -6,7 +6,7 @@ offsets, and a document is a view of the map.
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,20 +76,19 @@ def _chunk_views(chunk: "pyarrow.Array") -> tuple[NDArray[Any], NDArray[Any], By
 
 
 class StreamedTable:
-    """Rows of an iterable dataset, one after another."""
+    """Rows of an iterable dataset, one after another; one pass at a time."""
 
-    def __init__(self, name: str, column: str, open_dataset: Callable[[], "IterableDataset"]) -> None:
+    def __init__(self, name: str, column: str, dataset: "IterableDataset") -> None:
         """Raises DataError if the column is not there."""
-        self.name, self._column, self._open_dataset = name, column, open_dataset
-        dataset = open_dataset()
+        self.name, self._column, self._dataset = name, column, dataset
         available = dataset.column_names
         if available is None:
-            available = [key for row in _guarded(name, itertools.islice(iter(dataset), 1)) for key in row]
+            available = [key for row in itertools.islice(dataset, 1) for key in row]
         if available and column not in available:
             raise DataError(f"{name} has {missing_column(column, available)}")
 
     def open(self, position: Any) -> "TableReader":
-        dataset = self._open_dataset()
+        dataset = self._dataset.with_format(None)  # a view of its own: a loaded position stays with a dataset for good
         if position is not None:
             dataset.load_state_dict(position)
         return TableReader(self.name, self._column, dataset)
@@ -131,15 +130,13 @@ def open_streamed_tables(name: str, kind: str, files: Sequence[Path], column: st
     """The same files, read row after row without a copy in the cache."""
     from datasets import IterableDataset, load_dataset
 
-    paths = [str(file) for file in files]
-
-    def open_dataset() -> "IterableDataset":
-        if kind == "json":
-            return IterableDataset.from_generator(_json_rows, gen_kwargs=_json_arguments(files, column))
-        return load_dataset(kind, data_files=paths, split="train", streaming=True)
-
     with _Complaints(name):
-        return StreamedTable(name, column if kind != "json" else "text", open_dataset)
+        _refuse_empty(files)
+        if kind == "json":
+            rows = IterableDataset.from_generator(_json_rows, gen_kwargs=_json_arguments(files, column))
+            return StreamedTable(name, "text", rows)
+        paths = [str(file) for file in files]
+        return StreamedTable(name, column, load_dataset(kind, data_files=paths, split="train", streaming=True))
 
 
 def open_saved_dataset(name: str, folder: Path, column: str) -> ArrowTexts:
@@ -157,27 +154,29 @@ def open_hub(config: SourceConfig) -> ArrowTexts | StreamedTable:
     """
     from datasets import load_dataset
 
-    def load() -> Any:
-        return load_dataset(config.path, config.subset, split=config.split, streaming=config.streaming)
-
     with _Complaints(config.path, "is neither a local file or folder nor a dataset that can be loaded from the Hub"):
+        dataset = load_dataset(config.path, config.subset, split=config.split, streaming=config.streaming)
         if config.streaming:
-            return StreamedTable(config.path, config.column, load)
-        return _texts(config.path, load(), config.column)
+            return StreamedTable(config.path, config.column, dataset)
+        return _texts(config.path, dataset, config.column)
 
 
 def _load_local(kind: str, files: Sequence[Path], column: str) -> "Dataset":
     from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
 
-    for file in files:
-        if file.stat().st_size == 0:
-            raise DataError(f"{file} is empty (0 bytes)")
+    _refuse_empty(files)
     if kind == "arrow":
         return concatenate_datasets([_from_arrow(file) for file in files])
     if kind == "json":
         features = Features({"text": Value("large_binary")})
         return Dataset.from_generator(_json_rows, features=features, gen_kwargs=_json_arguments(files, column))
     return load_dataset(kind, data_files=[str(file) for file in files], split="train")
+
+
+def _refuse_empty(files: Sequence[Path]) -> None:
+    for file in files:
+        if file.stat().st_size == 0:
+            raise DataError(f"{file} is empty (0 bytes)")
 
 
 def _from_arrow(file: Path) -> "Dataset":
