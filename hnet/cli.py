@@ -191,6 +191,12 @@ def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _add_config(parser)
     parser.add_argument("--steps", type=_positive, default=20, help="steps that are timed (default: %(default)s)")
     parser.add_argument("--warmup", type=_natural, default=3, help="steps before them (default: %(default)s)")
+    parser.add_argument(
+        "--bytes-per-chunk",
+        type=_number(1.0),
+        metavar="N",
+        help="random boundaries at this rate instead of the router's, which is untrained here",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result as JSON")
 
 
@@ -297,4 +303,10 @@ def _bench_train(arguments: argparse.Namespace) -> None:
     config = load_config(RunConfig, arguments.config, arguments.overrides)
     from hnet.bench.train import bench_train
 
-    bench_train(config, steps=arguments.steps, warmup=arguments.warmup, json_path=arguments.json)
+    bench_train(
+        config,
+        steps=arguments.steps,
+        warmup=arguments.warmup,
+        json_path=arguments.json,
+        bytes_per_chunk=arguments.bytes_per_chunk,
+    )

@@ -11,6 +11,11 @@ from hnet.model.config import ModelConfig, StageConfig, parse_layers
 TRAINING_FLOPS = 3
 """Training over forward FLOPs: a backward pass multiplies twice for each product of the forward pass."""
 
+_WIDE = 4
+"""Bytes of a float32."""
+_SCAN_BLOCK = 64
+"""Units between two states that the scan keeps for its backward pass."""
+
 
 def parameter_breakdown(config: ModelConfig) -> dict[str, int]:
     """Parameters by part, in the order of the computation: `embedding`, `stages.0.encoder`, ..., `head`.
@@ -115,6 +120,86 @@ def _layer_flops(stage: StageConfig, kind: str, keys: float) -> float:
     if kind in "MT":
         total += 6.0 * width * stage.mlp_width
     return total
+
+
+def training_bytes(
+    config: ModelConfig,
+    num_units: Sequence[int],
+    *,
+    dtype_bytes: int = 4,
+    activation_checkpointing: bool = False,
+) -> int:
+    """Peak memory of training on one device without sharding: weights, gradients, AdamW's two moments, activations.
+
+    Weights and optimizer are float32; with `dtype_bytes` 2 the half-precision copy of the weights is counted too.
+    Arguments as in `activation_bytes`.
+    """
+    per_parameter = 16 + (dtype_bytes if dtype_bytes < _WIDE else 0)
+    activations = activation_bytes(
+        config, num_units, dtype_bytes=dtype_bytes, activation_checkpointing=activation_checkpointing
+    )
+    return per_parameter * count_parameters(config) + activations
+
+
+def activation_bytes(
+    config: ModelConfig,
+    num_units: Sequence[int],
+    *,
+    dtype_bytes: int = 4,
+    activation_checkpointing: bool = False,
+) -> int:
+    """Peak memory of the activations of one micro-batch: what the backward pass needs of the forward pass, and the
+    largest set of temporary tensors that any one part has on top of it. Linear in the number of units.
+
+    Args:
+        num_units: units of the micro-batch at every stage, outermost first (T_0 bytes, then chunks).
+        dtype_bytes: size of a number in matrix products, 4 or 2; the residual stream and the scan take 4.
+        activation_checkpointing: only the input of each block is kept, and one block at a time is recomputed.
+    Raises:
+        ValueError: not one count per stage, or a negative number.
+    """
+    _check_units(config, num_units)
+    saved, largest = 0.0, 2.0 * _WIDE * config.vocab_size * num_units[0]
+    for index, (stage, units) in enumerate(zip(config.stages, num_units, strict=True)):
+        for kind in stage.layers:
+            kept, temporary = _layer_activations(stage, kind, dtype_bytes)
+            if activation_checkpointing:
+                kept, temporary = _WIDE * stage.d_model, kept + temporary
+            saved += units * kept
+            largest = max(largest, units * temporary)
+        norms = 1 if stage.is_innermost else 2
+        saved += units * norms * stage.d_model * (_WIDE + dtype_bytes)
+        if not stage.is_innermost:
+            saved += units * 2 * stage.d_model * dtype_bytes
+            inner_width = config.stages[index + 1].d_model
+            saved += num_units[index + 1] * (inner_width * _WIDE + stage.d_model * _WIDE)
+    saved += num_units[0] * config.vocab_size * _WIDE
+    return round(saved + largest)
+
+
+def _layer_activations(stage: StageConfig, kind: str, size: int) -> tuple[float, float]:
+    """Bytes per unit of one layer: kept from forward to backward, and temporary while its gradients are made.
+
+    Every sub-layer keeps its float32 input and the normalised input, then
+    attention: q, k, v before and after rotation (v once), the values by document and joined;
+    Mamba-2: z, x, B, C, dt before and x, B, C after the convolution, the scan's output and its states, the gated norm;
+    SwiGLU: both halves of the hidden layer and their product.
+    """
+    width, hidden = stage.d_model, stage.mlp_width
+    if kind in "tT":
+        kept = 1.0 * width * (_WIDE + size) + 7 * width * size + 2 * stage.attention.num_heads * _WIDE
+        temporary = 5.0 * width * size
+    else:
+        inner, num_heads, convolved = _mamba_sizes(stage)
+        scan = inner * (1 + stage.ssm.d_state / _SCAN_BLOCK) + 3.0 * num_heads
+        if size < _WIDE:
+            scan += convolved
+        kept = width * (_WIDE + size) + size * (inner + 2 * convolved + num_heads + inner) + scan * _WIDE
+        temporary = (4.0 * inner + 2 * stage.ssm.d_state) * _WIDE
+    if kind in "MT":
+        kept += width * (_WIDE + size) + 3 * hidden * size
+        temporary = max(temporary, (3.0 * hidden + width) * size)
+    return kept, temporary
 
 
 def _check_units(config: ModelConfig, units: Sequence[float]) -> None:

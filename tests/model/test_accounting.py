@@ -1,15 +1,23 @@
+import itertools
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
 
+import hnet
 from hnet.model.accounting import (
+    activation_bytes,
     count_parameters,
     flops_per_byte,
     mean_keys,
     parameter_breakdown,
+    training_bytes,
 )
 from hnet.model.config import ModelConfig
+from hnet.model.language_model import LanguageModel
 
 
 def released(layout: list[str], d_model: list[int], d_intermediate: list[int], rotary: list[int]) -> ModelConfig:
@@ -101,4 +109,59 @@ def test_unit_counts_are_checked() -> None:
 
 def test_imports_no_torch() -> None:
     code = "import sys, hnet.model.accounting; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["hnet_tiny", "hnet_small", "hnet_2stage_small", "byte_transformer_small", "byte_mamba_small"]
+)
+def test_parameters_of_built_models(name: str) -> None:
+    model = hnet.build(name, device="meta")
+    assert count_parameters(model.config) == sum(parameter.numel() for parameter in model.parameters())
+    parts = parameter_breakdown(model.config)
+    assert parts["embedding"] == model.embedding.weight.numel()
+    if "stages.0.router" in parts:
+        assert parts["stages.0.router"] == sum(parameter.numel() for parameter in model.stage.router.parameters())
+        assert parts["stages.0.decoder"] == sum(parameter.numel() for parameter in model.stage.decoder.parameters())
+
+
+def peak_allocated(model: LanguageModel, units: int) -> tuple[int, list[int]]:
+    """Most bytes that PyTorch allocates in a forward and backward pass, and the units of every stage."""
+    ids = torch.randint(0, 256, (units,), generator=torch.Generator().manual_seed(0))
+    cu_seqlens = torch.tensor([0, units // 4, units // 2, units], dtype=torch.int32)
+    losses = model.loss(ids, cu_seqlens=cu_seqlens)
+    losses.total.backward()
+    num_units = [units, *(stage.num_chunks for stage in losses.output.stages)]
+    del losses
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        loss = model.loss(ids, cu_seqlens=cu_seqlens).total
+        loss.backward()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes)), num_units
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("name", "ratio"), [("hnet_small", 6.0), ("hnet_2stage_small", 3.0), ("byte_transformer_small", None)]
+)
+def test_activations_of_built_models(name: str, ratio: float | None, checkpointing: bool) -> None:
+    model = hnet.build(name)
+    model.set_activation_checkpointing(checkpointing)
+    model.force_bytes_per_chunk(ratio)
+    measured, num_units = peak_allocated(model, 2048)
+    predicted = activation_bytes(model.config, num_units, activation_checkpointing=checkpointing)
+    assert measured < 1.15 * predicted
+    assert measured > 0.85 * predicted
+
+
+def test_activations_are_linear_in_bytes() -> None:
+    config = RELEASED["2stage_L"][0]
+    one = activation_bytes(config, [8192, 2048, 1024])
+    assert activation_bytes(config, [8 * 8192, 8 * 2048, 8 * 1024]) == pytest.approx(8 * one, rel=1e-9)
+    assert activation_bytes(config, [8192, 2048, 1024], dtype_bytes=2) < one
+    assert activation_bytes(config, [8192, 2048, 1024], activation_checkpointing=True) < one / 3
+    assert training_bytes(config, [8192, 2048, 1024]) == 16 * count_parameters(config) + one
+    with pytest.raises(ValueError, match="3 stages"):
+        activation_bytes(config, [8192])

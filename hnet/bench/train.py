@@ -1,0 +1,212 @@
+"""`hnet bench train`: the real training step of a run, timed."""
+
+import json
+import statistics
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from hnet.bench.machine import describe_machine
+from hnet.bench.memory import PeakMemory
+from hnet.bench.spread import Spread
+from hnet.data.stream import TrainStream, build_stream
+from hnet.errors import ConfigError
+from hnet.model.accounting import TRAINING_FLOPS, count_parameters, flops_per_byte, training_bytes
+from hnet.training.allocator import keep_freed_memory
+from hnet.training.config import RunConfig
+from hnet.training.engine import Engine, open_engine
+from hnet.training.optimizer import build_optimizer
+from hnet.training.peak import measured_flops
+from hnet.training.run import batch_windows, build_model, num_micro_batches
+from hnet.training.step import StepResult, TrainStep
+from hnet.training.training_module import TrainingModule
+
+SAMPLES = ("seconds", "bytes_per_second", "units_per_second", "flops_per_byte", "flops_per_second", "peak_flops", "mfu")
+
+
+class TimedTraining:
+    """The training step of a run on the run's data, without a run folder. Use as a context manager.
+
+    A step is all that training does for one: waiting for data, micro-batches, clipping, update. The peak rate of
+    matrix products is measured after every step, so that both see the same state of the machine, and MFU is the
+    ratio of the two. FLOPs are those of the model at the chunk counts that occurred, without recomputation.
+    """
+
+    def __init__(self, config: RunConfig, *, bytes_per_chunk: float | None = None) -> None:
+        """`bytes_per_chunk` and errors: as in `bench_train`."""
+        keep_freed_memory()
+        self.config = config
+        self.engine = open_engine(config)
+        self.results: list[StepResult] = []
+        self.samples: dict[str, list[float]] = {name: [] for name in SAMPLES}
+        self._stream = _open_stream(config, self.engine)
+        self._peak()
+        self.memory = PeakMemory(self.engine.device)
+        self._step = _prepare(config, self.engine, bytes_per_chunk)
+        self._number = 0
+
+    def __enter__(self) -> "TimedTraining":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self.engine.close()
+
+    def warm_up(self, steps: int) -> None:
+        """Steps that are not recorded."""
+        for _ in range(steps):
+            self._next()
+
+    def step(self) -> StepResult:
+        """One recorded step."""
+        began = time.perf_counter()
+        result = self._next()
+        seconds = time.perf_counter() - began
+        forward = flops_per_byte(self.config.model, result.units_per_stage, result.context) * result.units
+        rate, peak = TRAINING_FLOPS * forward / seconds, self._peak() * self.engine.world_size
+        values = (
+            seconds,
+            result.target_bytes / seconds,
+            result.units / seconds,
+            forward / result.target_bytes,
+            rate,
+            peak,
+            rate / peak,
+        )
+        for name, value in zip(SAMPLES, values, strict=True):
+            self.samples[name].append(value)
+        self.results.append(result)
+        return result
+
+    def _next(self) -> StepResult:
+        self._number += 1
+        batches = list(islice(self._stream, num_micro_batches(self.config, self.engine.world_size)))
+        return self._step(batches, self._number)
+
+    def _peak(self) -> float:
+        dtype = torch.bfloat16 if self.config.training.precision == "bf16" else torch.float32
+        return measured_flops(self.engine.device, dtype, repeats=3)
+
+
+def bench_train(
+    config: RunConfig,
+    *,
+    steps: int = 20,
+    warmup: int = 3,
+    json_path: Path | None = None,
+    bytes_per_chunk: float | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Runs `warmup` + `steps` optimizer steps of a run on its data and reports their cost, see `TimedTraining`.
+
+    Args:
+        bytes_per_chunk: stage-0 units per innermost chunk. The routers and their losses run, but pseudo-random
+            boundaries of this rate replace their decisions, as an untrained router makes chunks of any size.
+    Returns:
+        What is written to `json_path`: medians with spread, memory, machine, config.
+    Raises:
+        ConfigError: the config cannot be run, or `bytes_per_chunk` is not above 1 or the model makes no chunks.
+    """
+    with TimedTraining(config, bytes_per_chunk=bytes_per_chunk) as training:
+        training.warm_up(warmup)
+        for _ in range(steps):
+            training.step()
+        report = build_report(training)
+        report |= {"warmup_steps": warmup, "forced_bytes_per_chunk": bytes_per_chunk}
+        if training.engine.is_main:
+            _print(console or Console(), report)
+            if json_path is not None:
+                json_path.parent.mkdir(parents=True, exist_ok=True)
+                json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _open_stream(config: RunConfig, engine: Engine) -> TrainStream:
+    windows_per_step, micro_batch_windows = batch_windows(config, engine.world_size)
+    return build_stream(
+        config.data,
+        seed=config.training.seed,
+        rank=engine.rank,
+        world_size=engine.world_size,
+        windows_per_step=windows_per_step,
+        micro_batch_windows=micro_batch_windows,
+    )
+
+
+def _prepare(config: RunConfig, engine: Engine, bytes_per_chunk: float | None) -> TrainStep:
+    model = build_model(config)
+    if bytes_per_chunk is not None:
+        num_chunking = len(config.model.stages) - 1
+        if num_chunking == 0 or bytes_per_chunk <= 1:
+            raise ConfigError(
+                f"bytes per chunk cannot be {bytes_per_chunk}: "
+                + ("give a number above 1" if num_chunking else "the model has one stage and makes no chunks")
+            )
+        model.force_bytes_per_chunk(bytes_per_chunk ** (1 / num_chunking))
+    model.to(engine.device)
+    optimizer = build_optimizer(model, config.optimizer)
+    engine.prepare(TrainingModule(model, config.training.precision), optimizer)
+    return TrainStep(config, engine)
+
+
+def build_report(training: TimedTraining) -> dict[str, Any]:
+    """What was measured so far, as JSON-serialisable data."""
+    config, engine, results = training.config, training.engine, training.results
+    micro_batch_units = config.training.micro_batch_bytes or config.training.global_batch_bytes // engine.world_size
+    largest = [max(shares) for shares in zip(*(result.units_per_stage for result in results), strict=True)]
+    predicted = training_bytes(
+        config.model,
+        [round(share * micro_batch_units) for share in largest],
+        dtype_bytes=2 if config.training.precision == "bf16" else 4,
+        activation_checkpointing=config.training.activation_checkpointing,
+    )
+    stages = zip(*(result.stages for result in results), strict=True)
+    return {
+        "benchmark": "train",
+        "machine": describe_machine(engine.device),
+        "world_size": engine.world_size,
+        "parallelism": engine.describe(),
+        "parameters": count_parameters(config.model),
+        "bytes_per_chunk": [statistics.median(entry.bytes_per_chunk for entry in stage) for stage in stages],
+        "measured": {name: Spread.of(values).as_dict() for name, values in training.samples.items()},
+        "peak_memory_bytes": training.memory.growth(),
+        "predicted_memory_bytes": predicted,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+_ROWS = (
+    ("text", "bytes_per_second", 1e3, "kB/s"),
+    ("units", "units_per_second", 1e3, "k/s"),
+    ("step", "seconds", 1, "s"),
+    ("model, forward", "flops_per_byte", 1e6, "MFLOP/byte"),
+    ("model, training", "flops_per_second", 1e9, "GFLOP/s"),
+    ("matrix product", "peak_flops", 1e9, "GFLOP/s"),
+    ("MFU", "mfu", 0.01, "%"),
+)
+
+
+def _print(console: Console, report: dict[str, Any]) -> None:
+    machine = report["machine"]
+    threads = f", {machine['threads']} threads" if machine["threads"] else ""
+    console.print(f"{report['parameters'] / 1e6:.2f} M parameters on {machine['device']}{threads}", highlight=False)
+    table = Table("", "median", "quartiles", "extremes", "unit", box=None, pad_edge=False)
+    for label, name, scale, unit in _ROWS:
+        spread = report["measured"][name]
+        median, lower, upper, least, most = (
+            f"{spread[key] / scale:.4g}" for key in ("median", "lower_quartile", "upper_quartile", "least", "most")
+        )
+        table.add_row(label, median, f"{lower} to {upper}", f"{least} to {most}", unit)
+    console.print(table, highlight=False)
+    if report["bytes_per_chunk"]:
+        sizes = ", ".join(f"{size:.2f}" for size in report["bytes_per_chunk"])
+        forced = " (forced)" if report["forced_bytes_per_chunk"] else ""
+        console.print(f"bytes per chunk, by stage: {sizes}{forced}", highlight=False)
+    peak, predicted = report["peak_memory_bytes"], report["predicted_memory_bytes"]
+    measured = "not known" if peak is None else f"{peak / 1e6:,.0f} MB ({peak / predicted:.2f} of the prediction)"
+    console.print(f"peak memory {measured}, predicted {predicted / 1e6:,.0f} MB", highlight=False)
