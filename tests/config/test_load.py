@@ -156,7 +156,9 @@ _texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_si
 
 
 @given(
-    text=st.one_of(_texts, st.sampled_from(["1e-3", "no", "null", "~", "0x10", "1_0", "a: b", "- a", "2026-01-01", " x "])),
+    text=st.one_of(
+        _texts, st.sampled_from(["1e-3", "no", "null", "~", "0x10", "1_0", "a: b", "- a", "2026-01-01", " x "])
+    ),
     rate=st.floats(min_value=1e-12, max_value=1e6, exclude_min=True),
     seed=st.integers(min_value=0, max_value=2**63),
 )
