@@ -26,7 +26,8 @@ class Packer:
 
     `split` fills every window and cuts the document at its end; the rest opens the next window, so that with the label
     across the cut every unit is predicted once per epoch. `whole` opens a new window for a document that does not fit
-    in the rest of one, and cuts only documents longer than a window; its windows may be shorter.
+    in the rest of one, and cuts only documents longer than a window; its windows may be shorter. Where a cut would
+    leave the last unit of a document alone, that unit is dropped: it predicts nothing. So every window has targets.
 
     State: the position of the documents before the one in use, and the units used of that one.
     """
@@ -59,7 +60,7 @@ class Packer:
             window.append(Piece(units, self._offset, stop))
             room -= stop - self._offset
             self._offset = stop
-            if stop == units.num_units:
+            if stop >= units.num_units - 1:
                 self._current, self._offset = None, 0
         return window
 

@@ -236,6 +236,8 @@ class _Complaints:
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         if not isinstance(error, Exception) or isinstance(error, _DEFECTS):
             return
+        from datasets.exceptions import DatasetGenerationError
+
         seen: BaseException | None = error
         while seen is not None:
             if isinstance(seen, DataError):
@@ -243,7 +245,8 @@ class _Complaints:
                     return
                 raise seen from None
             seen = seen.__cause__ or seen.__context__
-        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        speaker = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
+        reason = str(speaker).strip().splitlines() or [type(speaker).__name__]
         raise DataError(f"{self._name} {self._problem}: {reason[0]}") from error
 
 

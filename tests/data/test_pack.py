@@ -44,7 +44,10 @@ def test_every_unit_is_predicted_once_an_epoch(list_source: Any, texts: list[byt
     assert sorted(targets) == sorted(unit for text in texts for unit in [*text, 255])
     assert sum(batch.target_bytes for batch in batches) == sum(map(len, texts))
     inputs = [unit for batch in batches for unit in batch.input_ids.tolist()]
-    assert sorted(inputs) == sorted(unit for text in texts for unit in [254, *text, 255])
+    units = [unit for text in texts for unit in [254, *text, 255]]
+    assert 0 <= len(units) - len(inputs) <= len(texts)
+    assert sorted(inputs + [255] * (len(units) - len(inputs))) == sorted(units)
+    assert all(batch.num_targets for batch in batches)
     if packing == "split":
         assert all(len(batch.input_ids) == length for batch in batches[:-1])
 
@@ -58,22 +61,29 @@ def test_whole_cuts_only_long_documents(list_source: Any, texts: list[bytes], le
 
 
 def test_one_window_by_hand(list_source: Any) -> None:
-    source = list_source([b"abc"])
+    source = list_source([b"abcd"])
     first, second = (collate([window]) for window in make_packer(source, 3))
     assert first.input_ids.tolist() == [254, 97, 98]
     assert first.labels.tolist() == [97, 98, 99]
     assert (first.num_targets, first.target_bytes) == (3, 3)
-    assert second.input_ids.tolist() == [99, 255]
-    assert second.labels.tolist() == [255, IGNORE]
-    assert (second.num_targets, second.target_bytes) == (1, 0)
-    assert second.cu_seqlens.tolist() == [0, 2]
+    assert second.input_ids.tolist() == [99, 100, 255]
+    assert second.labels.tolist() == [100, 255, IGNORE]
+    assert (second.num_targets, second.target_bytes) == (2, 1)
+    assert second.cu_seqlens.tolist() == [0, 3]
     together = collate(make_packer(source, 3))
-    assert together.cu_seqlens.tolist() == [0, 3, 5]
+    assert together.cu_seqlens.tolist() == [0, 3, 6]
     assert [str(tensor.dtype) for tensor in (together.input_ids, together.labels, together.cu_seqlens)] == [
         "torch.int64",
         "torch.int64",
         "torch.int32",
     ]
+
+
+def test_an_end_that_would_be_alone_is_dropped(list_source: Any) -> None:
+    batch = collate(make_packer(list_source([b"abcd"]), 5))
+    assert batch.input_ids.tolist() == [254, *b"abcd"]
+    assert batch.labels.tolist() == [*b"abcd", 255]
+    assert (batch.num_targets, batch.target_bytes) == (5, 4)
 
 
 def test_bytes_that_look_like_markers_count_as_text(list_source: Any) -> None:
@@ -93,11 +103,12 @@ def test_a_document_cut_short_has_no_end(list_source: Any) -> None:
 @pytest.mark.parametrize("packing", ["split", "whole"])
 def test_tokens_count_their_bytes(list_source: Any, tokenizer_file: Path, packing: str) -> None:
     texts = ["the king and the queen 诗".encode(), b"\xff\xfe broken", b"and so " * 30]
-    packer = make_packer(list_source(texts), 16, packing, tokenizer=FileTokenizer(tokenizer_file))
+    tokenizer = FileTokenizer(tokenizer_file)
+    packer = make_packer(list_source(texts), 16, packing, tokenizer=tokenizer)
     batches = [collate([window]) for window in packer]
     assert sum(batch.target_bytes for batch in batches) == sum(map(len, texts))
     assert sum(batch.num_targets for batch in batches) < sum(map(len, texts))
-    assert sum(int((batch.labels == IGNORE).sum()) for batch in batches) == len(texts)
+    assert sum(int((batch.labels == tokenizer.eos).sum()) for batch in batches) == len(texts)
 
 
 @pytest.mark.parametrize("packing", ["split", "whole"])
