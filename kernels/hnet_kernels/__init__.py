@@ -7,7 +7,7 @@ from hnet_kernels.rms_norm.op import gated_rms_norm, rms_norm
 from hnet_kernels.route.op import route
 from hnet_kernels.ssd_scan.op import ssd_scan
 from hnet_kernels.upsample.op import upsample
-from hnet_kernels.varlen_attention.reference import varlen_attention
+from hnet_kernels.varlen_attention.op import varlen_attention
 
 __all__ = [
     "causal_conv1d",

@@ -11,6 +11,7 @@ from hnet_kernels.packed import check_cu_seqlens, widen
 
 @torch.library.custom_op("hnet::causal_conv1d", mutates_args=())
 def conv(x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor) -> Tensor:
+    check_cu_seqlens(cu_seqlens, x.shape[0])
     return reference.conv_forward(x, weight, bias, cu_seqlens)
 
 
@@ -59,6 +60,5 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor) -
     Raises:
         ValueError: cu_seqlens does not rise strictly from 0 to T.
     """
-    check_cu_seqlens(cu_seqlens, x.shape[0])
     wide_x, wide_weight, wide_bias = widen(x, weight, bias)
     return conv(wide_x, wide_weight, wide_bias, cu_seqlens).to(x.dtype)

@@ -11,6 +11,7 @@ from hnet_kernels.packed import check_cu_seqlens
 
 @torch.library.custom_op("hnet::chunk", mutates_args=())
 def select(x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_cu_seqlens(cu_seqlens, x.shape[0])
     return reference.chunk_forward(x, boundary_mask, cu_seqlens)
 
 
@@ -59,6 +60,5 @@ def chunk(x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor) -> tuple[Tensor,
     Raises:
         ValueError: cu_seqlens does not rise strictly from 0 to T.
     """
-    check_cu_seqlens(cu_seqlens, x.shape[0])
     chunks, chunk_cu_seqlens, chunk_index, _ = select(x, boundary_mask, cu_seqlens)
     return chunks, chunk_cu_seqlens, chunk_index

@@ -11,6 +11,7 @@ from hnet_kernels.packed import check_cu_seqlens, widen
 
 @torch.library.custom_op("hnet::ema", mutates_args=())
 def smooth(z: Tensor, prob: Tensor, cu_seqlens: Tensor) -> Tensor:
+    check_cu_seqlens(cu_seqlens, z.shape[0])
     return reference.ema_forward(z, prob, cu_seqlens)
 
 
@@ -58,6 +59,5 @@ def ema(z: Tensor, prob: Tensor, cu_seqlens: Tensor) -> Tensor:
     Raises:
         ValueError: cu_seqlens does not rise strictly from 0 to M.
     """
-    check_cu_seqlens(cu_seqlens, z.shape[0])
     (wide,) = widen(z)
     return smooth(wide, prob.to(wide.dtype), cu_seqlens).to(z.dtype)

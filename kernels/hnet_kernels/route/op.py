@@ -11,6 +11,7 @@ from hnet_kernels.route import reference
 
 @torch.library.custom_op("hnet::route", mutates_args=())
 def probabilities(q: Tensor, k: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_cu_seqlens(cu_seqlens, q.shape[0])
     return reference.route_forward(q, k, cu_seqlens)
 
 
@@ -61,7 +62,6 @@ def route(q: Tensor, k: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: cu_seqlens does not rise strictly from 0 to T.
     """
-    check_cu_seqlens(cu_seqlens, q.shape[0])
     wide_q, wide_k = widen(q, k)
     boundary_prob = probabilities(wide_q, wide_k, cu_seqlens)[0]
     return boundary_prob, boundary_prob > 0.5

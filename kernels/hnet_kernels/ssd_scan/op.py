@@ -13,6 +13,7 @@ from hnet_kernels.ssd_scan import reference
 def scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor
 ) -> tuple[Tensor, Tensor]:
+    check_cu_seqlens(cu_seqlens, x.shape[0])
     return reference.scan_forward(x, dt, A, B, C, D, cu_seqlens)
 
 
@@ -117,7 +118,6 @@ def ssd_scan(
     Raises:
         ValueError: cu_seqlens does not rise strictly from 0 to T.
     """
-    check_cu_seqlens(cu_seqlens, x.shape[0])
     wide = widen(x, dt, A, B, C, D)
     y = scan(*wide, cu_seqlens)[0].to(x.dtype)
     if not return_final_states:

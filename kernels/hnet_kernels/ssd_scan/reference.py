@@ -144,7 +144,7 @@ def scan_backward(
         torch.bmm(weights.mul_(scores).transpose(1, 2), dy_head, out=inside)
         torch.addcmul(inside, dx_head, blocks.to_end[:, :, head, None], out=dx_head)
         torch.sum(torch.mul(dx_head, x_head, out=inside), -1, out=input_dot[:, :, head])
-        dx_head.add_(dy_head * D[head])
+        dx_head.addcmul_(dy_head, D[head])
     dC.baddbmm_(dscores, B)
     dB.baddbmm_(dscores.transpose(1, 2), C)
     skip_dot, input_dot, output_dot = (t.view(-1, num_heads)[:num_units] for t in (skip_dot, input_dot, output_dot))
