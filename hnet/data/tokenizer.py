@@ -122,7 +122,12 @@ def load_tokenizer(name: str) -> ByteTokenizer | FileTokenizer:
 
 
 def check_vocab_size(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Raises ConfigError if the model's vocabulary has no row for some id of the tokenizer."""
+    """Raises ConfigError if the model's vocabulary has no row for some id of the tokenizer, or is none of bytes."""
+    if isinstance(tokenizer, ByteTokenizer) and vocab_size != tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size is {vocab_size}, but data.tokenizer is `bytes`, which has {tokenizer.vocab_size} ids; "
+            "set data.tokenizer to the model's `tokenizers` JSON file, or model.vocab_size to 256"
+        )
     if vocab_size < tokenizer.vocab_size:
         raise ConfigError(
             f"model.vocab_size is {vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids; "

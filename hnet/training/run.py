@@ -12,6 +12,7 @@ import torch
 
 from hnet.config import save_config
 from hnet.data.stream import TrainStream, build_stream
+from hnet.data.tokenizer import check_vocab_size, load_tokenizer
 from hnet.distributed.collectives import broadcast_object
 from hnet.errors import CheckpointError, ConfigError
 from hnet.model.language_model import LanguageModel
@@ -78,9 +79,11 @@ class Run:
 def open_run(config: RunConfig) -> Iterator[Run]:
     """Build a run, or continue it from the checkpoint that `output_dir` holds.
 
-    Raises ConfigError if the model is not that of the checkpoint or the batch does not divide over the ranks,
-    CheckpointError if the checkpoint is damaged, DataError if the data cannot be read.
+    Raises ConfigError if the model is not that of the checkpoint or of the tokenizer, if the batch does not divide over
+    the ranks, or if `output_dir` cannot be written; CheckpointError if the checkpoint is damaged; DataError if the data
+    cannot be read.
     """
+    check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
     engine = open_engine(config)
     windows_per_step, micro_batch_windows = batch_windows(config, engine.world_size)
     folder = CheckpointFolder(Path(config.output_dir) / "checkpoints")
@@ -176,5 +179,9 @@ def _announce(config: RunConfig, engine: Engine, checkpoint: Path | None) -> Non
         for change in checkpoints.changed_settings(checkpoint, config):
             logger.warning("changed since that checkpoint: %s", change)
     output_dir = Path(config.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    save_config(config, output_dir / checkpoints.CONFIG)
+    try:
+        save_config(config, output_dir / checkpoints.CONFIG)
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir: cannot write to {output_dir}: {error.strerror}; choose another folder"
+        ) from error

@@ -254,6 +254,47 @@ DATA = [
     Case("truncated shard", f"{TRAIN} data.train={{tmp}}/store", ["truncated", "the header says"], _truncated_shard),
 ]
 
+
+def _interrupted_run(damage: Callable[[Path], object]) -> Callable[[Path], object]:
+    def prepare(folder: Path) -> None:
+        assert main(["train", str(folder / "run.yaml"), f"output_dir={folder}/out", "training.steps=1"]) == 0
+        damage(folder / "out" / "checkpoints" / "step-00000001")
+
+    return prepare
+
+
+def _shorten(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-10])
+
+
+RESUMED = "train {tmp}/run.yaml output_dir={tmp}/out"
+RUNS = [
+    Case("output is a file", RESUMED, ["output_dir: cannot write to {tmp}/out", "choose another"], _file("out", "")),
+    Case(
+        "tokens without tokenizer",
+        f"{TRAIN} model=bpe_transformer_small",
+        ["model.vocab_size is 8192, but data.tokenizer is `bytes`", "set data.tokenizer"],
+    ),
+    Case(
+        "another model in the folder",
+        f"{RESUMED} model.stages.1.main=T2",
+        ["{tmp}/out has another model", "main was 'T1' and is now 'T2'"],
+        _interrupted_run(lambda checkpoint: None),
+    ),
+    Case(
+        "damaged checkpoint",
+        RESUMED,
+        ["step-00000001/optimizer.safetensors is damaged", "delete the output_dir to start again"],
+        _interrupted_run(_shorten("optimizer.safetensors")),
+    ),
+    Case(
+        "other text on resuming",
+        f"{RESUMED} data.train=sample:validation",
+        ["data position does not fit", "start a new run with another output_dir"],
+        _interrupted_run(lambda checkpoint: None),
+    ),
+]
+
 CHECKPOINTS = [
     Case("no such checkpoint", "generate {tmp}/none --prompt a", ["no such checkpoint or run folder: {tmp}/none"]),
     Case("not a checkpoint", "generate {tmp} --prompt a", ["{tmp} is no checkpoint", "give a run's output_dir"]),
@@ -293,7 +334,7 @@ CHECKPOINTS = [
     ),
 ]
 
-CASES = [*COMMAND_LINE, *FILES, *OVERRIDES, *DATA, *CHECKPOINTS]
+CASES = [*COMMAND_LINE, *FILES, *OVERRIDES, *DATA, *RUNS, *CHECKPOINTS]
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
