@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -25,7 +25,7 @@ _MAX_VALUES = 100_000
 class _Loader(yaml.SafeLoader):
     """Safe YAML with the numbers and booleans of YAML 1.2: `1e-3` is a number, `on` and `no` are text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML declares it so)
 
 
 _Loader.add_implicit_resolver(
@@ -145,7 +145,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, origins: dict[Ke
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*path, index), origins, name) for index, item in enumerate(node.value)]
     try:
-        return loader.construct_object(node)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node)
     except (ValueError, KeyError) as error:
         # Only an explicit tag, such as `!!int x`, brings a text here that its kind does not fit.
         raise ConfigError(f"{name}:{node.start_mark.line + 1}: {node.value!r} does not fit its tag") from error
