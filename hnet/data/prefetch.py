@@ -66,6 +66,7 @@ class Prefetched:
         self._thread: threading.Thread | None = None
         self._finalizer: weakref.finalize[[], Prefetched] | None = None
         self._failure: BaseException | None = None
+        self._ahead = False  # the stage has gone further than the consumer; rewinding may read, so only when needed
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -93,21 +94,24 @@ class Prefetched:
 
     def load_state_dict(self, state: State) -> None:
         self.close()
-        self._failure = None
+        self._failure, self._ahead = None, False
         self._stage.load_state_dict(state)
         self._state = self._stage.state_dict()
 
     def close(self) -> None:
-        """End the thread and rewind to what the consumer has taken. The next batch starts another."""
+        """End the thread and drop what lies ready. The next batch starts another thread, from what was taken."""
         if self._worker is None or self._thread is None or self._finalizer is None:
             return
         self._finalizer()
         self._thread.join()
         self._worker = self._thread = self._finalizer = None
-        self._stage.load_state_dict(self._state)
+        self._ahead = True
 
     def _start(self) -> _Worker:
         if self._worker is None:
+            if self._ahead:
+                self._stage.load_state_dict(self._state)
+                self._ahead = False
             self._worker = _Worker(self._stage, self._depth)
             self._thread = threading.Thread(target=self._worker.run, name="hnet-prefetch", daemon=True)
             self._finalizer = weakref.finalize(self, self._worker.stop)
