@@ -1,0 +1,1 @@
+"""Training: one loop for one process and many, its engines, callbacks and checkpoints."""
