@@ -22,7 +22,7 @@ from hnet.data.document import Documents, State
 from hnet.data.encode import EncodedDocuments
 from hnet.data.indexed import IndexedDocuments
 from hnet.data.mixture import Mixture
-from hnet.data.pack import Packer
+from hnet.data.pack import make_packer
 from hnet.data.prefetch import Prefetched
 from hnet.data.shard import RankBatches
 from hnet.data.shuffle import derive_key
@@ -99,7 +99,7 @@ def build_stream(
     mixture, descriptions = open_mixture(_sources(config, split), config, seed=seed)
     tokenizer = load_tokenizer(config.tokenizer)
     encoded = EncodedDocuments(mixture, tokenizer)
-    packer = Packer(encoded, config.sequence_length, config.packing)
+    packer = make_packer(encoded, config.sequence_length, config.packing)
     batches = RankBatches(
         packer,
         rank=rank,

@@ -8,7 +8,7 @@ from hnet.data.collate import collate, empty_batch
 from hnet.data.config import DataConfig
 from hnet.data.encode import EncodedDocuments
 from hnet.data.limit import Limited
-from hnet.data.pack import Packer
+from hnet.data.pack import make_packer
 from hnet.data.stream import open_mixture
 from hnet.data.tokenizer import load_tokenizer
 
@@ -27,7 +27,7 @@ class ValidationBatches:
         self._tokenizer = load_tokenizer(config.tokenizer)
         mixture, _ = open_mixture(config.validation, config, epochs=1, shuffle=False)
         documents = EncodedDocuments(Limited(mixture, config.validation_bytes), self._tokenizer)
-        self._packer = Packer(documents, config.sequence_length, config.packing)
+        self._packer = make_packer(documents, config.sequence_length, config.packing)
         self._beginning = self._packer.state_dict()
         self._rank, self._world_size, self._windows = rank, world_size, micro_batch_windows
 

@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 
 from hnet.data.document import Bytes
-from hypothesis import settings
 
 Texts = list[bytes]
-
-settings.register_profile("data", deadline=None)  # a busy machine is no defect
-settings.load_profile("data")
 
 
 class ListSource:

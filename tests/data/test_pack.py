@@ -13,22 +13,20 @@ from hnet.data.collate import collate, empty_batch
 from hnet.data.encode import EncodedDocuments
 from hnet.data.indexed import IndexedDocuments
 from hnet.data.limit import Limited
-from hnet.data.pack import Packer
+from hnet.data.pack import Packer, SplitPacker, make_packer
 from hnet.data.tokenizer import ByteTokenizer, FileTokenizer
 
 document_lists = st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=12)
 
 
-def make_packer(
-    source: Any, length: int, packing: Any = "split", epochs: int | None = 1, tokenizer: Any = None
-) -> Packer:
+def pack(source: Any, length: int, packing: Any = "split", epochs: int | None = 1, tokenizer: Any = None) -> Packer:
     documents = IndexedDocuments(source, key=9, epochs=epochs)
-    return Packer(EncodedDocuments(documents, tokenizer or ByteTokenizer()), length, packing)
+    return make_packer(EncodedDocuments(documents, tokenizer or ByteTokenizer()), length, packing)
 
 
 @given(texts=document_lists, length=st.integers(2, 40), packing=st.sampled_from(["split", "whole"]))
 def test_every_unit_is_predicted_once_an_epoch(list_source: Any, texts: list[bytes], length: int, packing: str) -> None:
-    windows = list(make_packer(list_source(texts), length, packing))
+    windows = list(pack(list_source(texts), length, packing))
     batches = [collate([window]) for window in windows]
     targets: list[int] = []
     for batch in batches:
@@ -54,15 +52,25 @@ def test_every_unit_is_predicted_once_an_epoch(list_source: Any, texts: list[byt
 
 @given(texts=document_lists, length=st.integers(4, 64))
 def test_whole_cuts_only_long_documents(list_source: Any, texts: list[bytes], length: int) -> None:
-    for window in make_packer(list_source(texts), length, "whole"):
+    for window in pack(list_source(texts), length, "whole"):
         for piece in window:
             uncut = piece.start == 0 and piece.stop == piece.units.num_units
             assert uncut or piece.units.num_units > length
 
 
+def test_whole_looks_ahead_for_what_fits(list_source: Any) -> None:
+    source = list_source([bytes([65 + number]) * (13 if number < 8 else 5) for number in range(16)])
+    documents = EncodedDocuments(IndexedDocuments(source, shuffle=False, epochs=1), ByteTokenizer())
+    windows = list(make_packer(documents, 22, "whole"))
+    assert [[chr(collate([[piece]]).input_ids[1]) for piece in window] for window in windows] == [
+        list(pair) for pair in zip("ABCDEFGH", "IJKLMNOP", strict=True)
+    ]
+    assert all(piece.stop == piece.units.num_units for window in windows for piece in window)
+
+
 def test_one_window_by_hand(list_source: Any) -> None:
     source = list_source([b"abcd"])
-    first, second = (collate([window]) for window in make_packer(source, 3))
+    first, second = (collate([window]) for window in pack(source, 3))
     assert first.input_ids.tolist() == [254, 97, 98]
     assert first.labels.tolist() == [97, 98, 99]
     assert (first.num_targets, first.target_bytes) == (3, 3)
@@ -70,7 +78,7 @@ def test_one_window_by_hand(list_source: Any) -> None:
     assert second.labels.tolist() == [100, 255, IGNORE]
     assert (second.num_targets, second.target_bytes) == (2, 1)
     assert second.cu_seqlens.tolist() == [0, 3]
-    together = collate(make_packer(source, 3))
+    together = collate(pack(source, 3))
     assert together.cu_seqlens.tolist() == [0, 3, 6]
     assert [str(tensor.dtype) for tensor in (together.input_ids, together.labels, together.cu_seqlens)] == [
         "torch.int64",
@@ -80,21 +88,21 @@ def test_one_window_by_hand(list_source: Any) -> None:
 
 
 def test_an_end_that_would_be_alone_is_dropped(list_source: Any) -> None:
-    batch = collate(make_packer(list_source([b"abcd"]), 5))
+    batch = collate(pack(list_source([b"abcd"]), 5))
     assert batch.input_ids.tolist() == [254, *b"abcd"]
     assert batch.labels.tolist() == [*b"abcd", 255]
     assert (batch.num_targets, batch.target_bytes) == (5, 4)
 
 
 def test_bytes_that_look_like_markers_count_as_text(list_source: Any) -> None:
-    batch = collate(make_packer(list_source([b"\xfe\xff\xff"]), 100))
+    batch = collate(pack(list_source([b"\xfe\xff\xff"]), 100))
     assert batch.labels.tolist() == [254, 255, 255, 255, IGNORE]
     assert (batch.num_targets, batch.target_bytes) == (4, 3)
 
 
 def test_a_document_cut_short_has_no_end(list_source: Any) -> None:
     documents = Limited(IndexedDocuments(list_source([b"abcdef"]), epochs=1), 4)
-    batch = collate(Packer(EncodedDocuments(documents, ByteTokenizer()), 100))
+    batch = collate(SplitPacker(EncodedDocuments(documents, ByteTokenizer()), 100))
     assert batch.input_ids.tolist() == [254, *b"abcd"]
     assert batch.labels.tolist() == [*b"abcd", IGNORE]
     assert (batch.num_targets, batch.target_bytes) == (4, 4)
@@ -104,7 +112,7 @@ def test_a_document_cut_short_has_no_end(list_source: Any) -> None:
 def test_tokens_count_their_bytes(list_source: Any, tokenizer_file: Path, packing: str) -> None:
     texts = ["the king and the queen 诗".encode(), b"\xff\xfe broken", b"and so " * 30]
     tokenizer = FileTokenizer(tokenizer_file)
-    packer = make_packer(list_source(texts), 16, packing, tokenizer=tokenizer)
+    packer = pack(list_source(texts), 16, packing, tokenizer=tokenizer)
     batches = [collate([window]) for window in packer]
     assert sum(batch.target_bytes for batch in batches) == sum(map(len, texts))
     assert sum(batch.num_targets for batch in batches) < sum(map(len, texts))
@@ -115,18 +123,18 @@ def test_tokens_count_their_bytes(list_source: Any, tokenizer_file: Path, packin
 @pytest.mark.parametrize("epochs", [None, 1])
 def test_resumes_anywhere(list_source: Any, assert_resumes: Any, packing: str, epochs: int | None) -> None:
     texts = [bytes([65 + number]) * (number * 7 % 40) for number in range(12)]
-    assert_resumes(lambda: make_packer(list_source(texts), 16, packing, epochs=epochs))
+    assert_resumes(lambda: pack(list_source(texts), 16, packing, epochs=epochs))
 
 
 def test_resumes_with_tokens(list_source: Any, assert_resumes: Any, tokenizer_file: Path) -> None:
     tokenizer = FileTokenizer(tokenizer_file)
     texts = [b"of the people " * number for number in range(1, 9)]
-    assert_resumes(lambda: make_packer(list_source(texts), 16, epochs=None, tokenizer=tokenizer))
+    assert_resumes(lambda: pack(list_source(texts), 16, epochs=None, tokenizer=tokenizer))
 
 
 def test_only_collated_windows_are_read(list_source: Any) -> None:
     source = list_source([bytes([number]) * 30 for number in range(20)])
-    packer = Packer(EncodedDocuments(IndexedDocuments(source, shuffle=False), ByteTokenizer()), 32)
+    packer = SplitPacker(EncodedDocuments(IndexedDocuments(source, shuffle=False), ByteTokenizer()), 32)
     windows = list(islice(packer, 10))
     assert source.read_indexes == set()
     collate(windows[4:5])

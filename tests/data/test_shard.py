@@ -7,7 +7,7 @@ import pytest
 
 from hnet.data.encode import EncodedDocuments
 from hnet.data.indexed import IndexedDocuments
-from hnet.data.pack import Packer
+from hnet.data.pack import SplitPacker
 from hnet.data.shard import RankBatches
 from hnet.data.tokenizer import ByteTokenizer
 from hnet.errors import ConfigError, DataError
@@ -17,7 +17,7 @@ TEXTS = [bytes([number]) * (1 + number * 13 % 50) for number in range(1, 40)]
 
 
 def make(source: Any, rank: int = 0, world_size: int = 1, micro: int = 1) -> RankBatches:
-    packer = Packer(EncodedDocuments(IndexedDocuments(source, key=1), ByteTokenizer()), WINDOW)
+    packer = SplitPacker(EncodedDocuments(IndexedDocuments(source, key=1), ByteTokenizer()), WINDOW)
     return RankBatches(packer, rank=rank, world_size=world_size, windows_per_step=STEP, micro_batch_windows=micro)
 
 
