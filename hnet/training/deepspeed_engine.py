@@ -8,6 +8,7 @@ compiled at start-up; Accelerate's own `backward` would take the optimizer step 
 import contextlib
 import logging
 import socket
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -39,6 +40,7 @@ class DeepSpeedEngine(Engine):
         self._stage = stage
         self._clip = config.optimizer.gradient_clip
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
         environment.set_defaults(
             RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
         )

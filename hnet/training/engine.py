@@ -200,6 +200,8 @@ def open_engine(config: RunConfig) -> Engine:
         stage = 1
     if stage is None:
         return PlainEngine(config)
+    if not torch.cuda.is_available():
+        environment.set_defaults(DS_ACCELERATOR="cpu")  # before the import, which otherwise warns that it found none
     from hnet.training.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(config, stage)

@@ -22,6 +22,7 @@ from hnet.training.callbacks.base import Callback, Row
 from hnet.training.checkpoint_folder import CheckpointFolder
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, open_engine
+from hnet.training.mixed_precision import compute_in_bf16
 from hnet.training.optimizer import build_optimizer
 from hnet.training.state import TrainState
 from hnet.training.step import StepResult, TrainStep
@@ -141,6 +142,8 @@ def build_model(config: RunConfig) -> LanguageModel:
     torch.manual_seed(config.training.seed)
     model = LanguageModel(config.model)
     model.set_activation_checkpointing(config.training.activation_checkpointing)
+    if config.training.precision == "bf16":
+        compute_in_bf16(model)
     if config.training.compile:
         for module in model.modules():
             if isinstance(module, Block):
@@ -154,7 +157,7 @@ def _prepare(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None
         checkpoints.load_weights(checkpoint, model)
     model.to(engine.device)
     optimizer = build_optimizer(model, config.optimizer)
-    engine.prepare(TrainingModule(model, config.training.precision), optimizer)
+    engine.prepare(TrainingModule(model), optimizer)
 
 
 def _checkpoint_to_resume(folder: CheckpointFolder, engine: Engine) -> Path | None:

@@ -1,6 +1,5 @@
 """`TrainingModule`: one micro-batch to the sums that every loss and statistic is made of."""
 
-import contextlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,22 +30,15 @@ class DeviceBatch:
 
 
 class TrainingModule(nn.Module):
-    """The language model and its sums as one module, so that each engine wraps exactly one call.
+    """The language model and its sums as one module, so that each engine wraps exactly one call."""
 
-    bf16 keeps fp32 parameters and computes under autocast *inside* this module: DeepSpeed switches off an autocast
-    that surrounds it, and one set of fp32 master weights then serves every engine and every checkpoint.
-    """
-
-    def __init__(self, model: nn.Module, precision: str) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._bf16 = precision == "bf16"
 
     def forward(self, input_ids: Tensor, labels: Tensor, cu_seqlens: Tensor) -> ForwardSums:
         """`input_ids`, `labels` (T,) int64 and `cu_seqlens` (B + 1,) int32 of one micro-batch."""
-        cast = torch.autocast(input_ids.device.type, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
-        with cast:
-            output = self.model(input_ids, cu_seqlens=cu_seqlens)
+        output = self.model(input_ids, cu_seqlens=cu_seqlens)
         cross_entropy = cross_entropy_sum(output.logits, labels)
         stages = output.stages
         if not stages:
