@@ -99,8 +99,8 @@ def text_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def tokenizer_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of 400 tokens, trained on the shipped sample."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -117,7 +117,7 @@ def tokenizer_file(tmp_path: Path) -> Path:
     )
     texts = [path.read_text(encoding="utf-8")[:20_000] for path in sorted(FOLDER.glob("*.txt"))]
     tokenizer.train_from_iterator(texts, trainer)
-    path = tmp_path / "bpe.json"
+    path = tmp_path_factory.mktemp("tokenizer") / "bpe.json"
     tokenizer.save(str(path))
     return path
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnet.data.prepare import prepare, unescape
@@ -36,7 +36,7 @@ def store_folder(tmp_path: Path) -> Path:
     return write(tmp_path / "store")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(texts=st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=20), shard_bytes=st.integers(1, 90))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, texts: list[bytes], shard_bytes: int) -> None:
     store = open_store(write(tmp_path_factory.mktemp("round") / "store", texts, shard_bytes))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnet.data.tokenizer import ByteTokenizer, FileTokenizer, check_vocab_size, load_tokenizer
@@ -51,7 +51,7 @@ def _valid(data: bytes) -> bool:
     return True
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_counted_exactly(tokenizer_file: Path, data: bytes) -> None:
     tokenizer = FileTokenizer(tokenizer_file)
