@@ -150,7 +150,7 @@ def _prepare(config: RunConfig, engine: Engine, bytes_per_chunk: float | None) -
         model.force_bytes_per_chunk(bytes_per_chunk ** (1 / num_chunking))
     model.to(engine.device)
     optimizer = build_optimizer(model, config.optimizer)
-    engine.prepare(TrainingModule(model, config.training.precision), optimizer)
+    engine.prepare(TrainingModule(model), optimizer)
     return TrainStep(config, engine)
 
 
