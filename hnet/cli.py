@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hnet import __version__
-from hnet.errors import UserError
+from hnet.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from hnet.data.tokenizer import Tokenizer
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A wrong configuration is wrong on every rank: one of them says so. Data and files may differ between ranks.
+        if not isinstance(error, ConfigError) or os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

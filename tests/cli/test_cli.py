@@ -46,6 +46,17 @@ def test_train_gets_the_run_and_its_overrides(words: list[str], monkeypatch: pyt
     assert seen[0].model.stages[0].d_model == 64
 
 
+@pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
+def test_one_rank_reports_a_wrong_configuration(
+    rank: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    assert main(["train", "quickstart", "stps=1"]) == 2
+    assert ("unknown key 'stps'" in capsys.readouterr().err) == shown
+    assert main(["data", "prepare", "missing/*.txt", "out", "--quiet"]) == 2
+    assert "no file matches missing/*.txt" in capsys.readouterr().err
+
+
 def test_ctrl_c_is_130_and_defects_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(config: RunConfig) -> None:
         raise KeyboardInterrupt
