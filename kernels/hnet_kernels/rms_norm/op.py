@@ -91,4 +91,5 @@ def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     wide_y, wide_z, wide_weight = widen(y, z, weight)
     width = y.shape[-1]
-    return gated_norm(wide_y.reshape(-1, width), wide_z.reshape(-1, width), wide_weight, eps)[0].view(y.shape).to(y.dtype)
+    out = gated_norm(wide_y.reshape(-1, width), wide_z.reshape(-1, width), wide_weight, eps)[0]
+    return out.view(y.shape).to(y.dtype)

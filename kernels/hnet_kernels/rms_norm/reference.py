@@ -4,6 +4,8 @@ All passes over a block of rows run before the next block is touched: on a CPU t
 cache, and nothing as large as the input is allocated besides the results.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,33 +19,39 @@ def inverse_rms(x: Tensor, eps: float, *, out: Tensor) -> Tensor:
     return out.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
+def split(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors (R,...) cut alike into blocks of rows; the first one's width sizes the blocks."""
+    rows = row_blocks(*tensors[0].shape)[0][1]
+    return zip(*(t.split(rows) for t in tensors), strict=True)
+
+
 def norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The normalised x (R,D) and the factor (R,1) of every row."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     scale = out.new_empty(x.shape[0], 1)
-    for a, b in row_blocks(*x.shape):
-        torch.mul(x[a:b], inverse_rms(x[a:b], eps, out=scale[a:b]), out=out[a:b]).mul_(weight)
+    for x_rows, out_rows, scale_rows in split(x, out, scale):
+        torch.mul(x_rows, inverse_rms(x_rows, eps, out=scale_rows), out=out_rows).mul_(weight)
     return out, scale
 
 
 def block_gradient(
-    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, dweight: Tensor, scratch: Tensor, *, out: Tensor
-) -> None:
-    """Gradient of one block of rows into `out`; adds to dweight (D,)."""
-    product = torch.mul(grad, x, out=scratch[: x.shape[0]])
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, dweight: Tensor, product: Tensor, *, out: Tensor
+) -> Tensor:
+    """Gradient of one block of rows into `out`; adds to dweight (D,) and overwrites `product`."""
+    torch.mul(grad, x, out=product)
     dweight.addmv_(product.t(), scale[:, 0])
     correction = torch.mv(product, weight)[:, None] * scale.square() / -x.shape[1]
-    torch.mul(grad, weight, out=out).addcmul_(x, correction).mul_(scale)
+    return torch.mul(grad, weight, out=out).addcmul_(x, correction).mul_(scale)
 
 
 def norm_backward(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dweight = torch.zeros_like(weight)
-    blocks = row_blocks(*x.shape)
-    scratch = dx.new_empty(blocks[0][1], x.shape[1])
-    for a, b in blocks:
-        block_gradient(grad[a:b], x[a:b], weight, scale[a:b], dweight, scratch, out=dx[a:b])
+    scratch = dx.new_empty(row_blocks(*x.shape)[0][1], x.shape[1])
+    for grad_rows, x_rows, scale_rows, dx_rows in split(grad, x, scale, dx):
+        product = scratch[: x_rows.shape[0]]
+        block_gradient(grad_rows, x_rows, weight, scale_rows, dweight, product, out=dx_rows)
     return dx, dweight
 
 
@@ -51,9 +59,9 @@ def gated_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> tuple[Ten
     """The normalised y * silu(z) (R,D) and the factor (R,1) of every row."""
     out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
     scale = out.new_empty(y.shape[0], 1)
-    for a, b in row_blocks(*y.shape):
-        gated = torch.mul(F.silu(z[a:b]), y[a:b], out=out[a:b])
-        gated.mul_(inverse_rms(gated, eps, out=scale[a:b])).mul_(weight)
+    for y_rows, z_rows, out_rows, scale_rows in split(y, z, out, scale):
+        gated = torch.mul(F.silu(z_rows), y_rows, out=out_rows)
+        gated.mul_(inverse_rms(gated, eps, out=scale_rows)).mul_(weight)
     return out, scale
 
 
@@ -63,14 +71,13 @@ def gated_backward(
     """Gradients of y, z and weight."""
     dy, dz = (torch.empty(y.shape, dtype=y.dtype, device=y.device) for _ in range(2))
     dweight = torch.zeros_like(weight)
-    blocks = row_blocks(*y.shape)
-    gate, gated, scratch = (dy.new_empty(blocks[0][1], y.shape[1]) for _ in range(3))
-    for a, b in blocks:
-        rows = b - a
-        torch.ops.aten.silu.out(z[a:b], out=gate[:rows])
-        torch.mul(gate[:rows], y[a:b], out=gated[:rows])
-        block_gradient(grad[a:b], gated[:rows], weight, scale[a:b], dweight, scratch, out=dy[a:b])
-        torch.mul(dy[a:b], y[a:b], out=gated[:rows])
-        torch.ops.aten.silu_backward.grad_input(gated[:rows], z[a:b], grad_input=dz[a:b])
-        dy[a:b].mul_(gate[:rows])
+    rows = row_blocks(*y.shape)[0][1]
+    scratch = dy.new_empty(3, rows, y.shape[1])
+    for grad_rows, y_rows, z_rows, scale_rows, dy_rows, dz_rows in split(grad, y, z, scale, dy, dz):
+        gate, gated, product = scratch[:, : y_rows.shape[0]].unbind(0)
+        torch.ops.aten.silu.out(z_rows, out=gate)
+        torch.mul(gate, y_rows, out=gated)
+        dgated = block_gradient(grad_rows, gated, weight, scale_rows, dweight, product, out=dy_rows)
+        torch.ops.aten.silu_backward.grad_input(torch.mul(dgated, y_rows, out=product), z_rows, grad_input=dz_rows)
+        dgated.mul_(gate)
     return dy, dz, dweight

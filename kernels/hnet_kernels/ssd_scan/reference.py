@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnet_kernels.packed import segment_ids, widen
+from hnet_kernels.packed import segment_ids
 
 BLOCK = 64
 # Below this a step adds nothing in any of our dtypes, and its logarithm is still finite.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hnet_kernels.packed import segment_ids
 
-QUERY_BLOCK = 64
+QUERY_BLOCK = 32
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -64,7 +64,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int) -> 
         return heads_first(out).flatten(0, 1)[: q.shape[0]].contiguous()
     lengths = cu_seqlens.diff().tolist()
     documents = zip(*(heads_first(t).split(lengths, dim=1) for t in (q, k, v)), strict=True)
-    parts = [F.scaled_dot_product_attention(*(t[None] for t in part), is_causal=True)[0] for part in documents]
+    parts = [F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0] for q, k, v in documents]
     return heads_first(torch.cat(parts, 1)).contiguous()
 
 
