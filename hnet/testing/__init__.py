@@ -1,1 +1,1 @@
-"""Helpers for tests of models and training, ours and users' own."""
+"""For our tests and yours: several ranks on one machine, ragged packs, comparison with float64. Needs `hnet-lm[test]`."""
