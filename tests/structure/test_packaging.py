@@ -18,6 +18,8 @@ FILES = ["setup.py", "pyproject.toml", "README.md", "LICENSE"]
 USE = """
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "_editable_" not in getattr(finder, "__module__", "")]
+for name in [name for name in sys.modules if name.startswith("__editable__")]:
+    del sys.modules[name]
 {setup}
 import hnet, hnet_kernels, hnet_launch
 from hnet.config import config_names, find_config, library_root
@@ -93,7 +95,7 @@ def test_an_editable_install_works(checkout: Path, tmp_path: Path) -> None:
     (editable,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(editable).extractall(site)
-    setup = f"import site; site.addsitedir({str(site)!r})"
+    setup = f"import site; sys.path.insert(0, {str(site)!r}); site.addsitedir({str(site)!r})"
     out = _run([sys.executable, "-P", "-c", USE.format(setup=setup)], cwd=tmp_path).splitlines()
     assert [Path(line) for line in out[:4]] == [
         checkout / "hnet" / "__init__.py",

@@ -128,7 +128,9 @@ def test_every_dependency_has_a_reason_and_a_pin() -> None:
 
 def test_nothing_is_tied_to_one_machine() -> None:
     """No absolute path of somebody's machine, no address but of papers, projects and licences."""
-    home = re.compile(r"(?<![\w.~}\])>*/-])/(?!dev/|etc/|proc/|path/to/|sys/|tmp/|usr/|api/|datasets/|owner/)[A-Za-z][\w.-]*/[A-Za-z]")
+    home = re.compile(
+        r"(?<![\w.~}\])>*/-])/(?!dev/|etc/|proc/|path/to/|sys/|tmp/|usr/|api/|datasets/|owner/)[A-Za-z][\w.-]*/[A-Za-z]"
+    )
     address = re.compile(r"https?://([\w.-]+\w)")
     projects = {"arxiv.org", "doi.org", "github.com", "huggingface.co", "keepachangelog.com", "semver.org"}
     licences = {"www.apache.org", "creativecommons.org", "www.gutenberg.org", "sqlite.org", "www.sqlite.org"}
