@@ -25,9 +25,7 @@ def taps_by_shift(weight: Tensor) -> tuple[Tensor, ...]:
     return weight.t().flip(0).contiguous().unbind(0)
 
 
-def convolve(
-    x: Tensor, taps: tuple[Tensor, ...], bias: Tensor, start: int, a: int, b: int, *, out: Tensor
-) -> Tensor:
+def convolve(x: Tensor, taps: tuple[Tensor, ...], bias: Tensor, start: int, a: int, b: int, *, out: Tensor) -> Tensor:
     """bias + sum over s of taps[s] * x[t-s], for t in a..b-1 of a document that begins at `start`."""
     torch.addcmul(bias, x[a:b], taps[0], out=out)
     for shift, tap in enumerate(taps[1:], start=1):

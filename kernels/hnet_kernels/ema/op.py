@@ -21,9 +21,7 @@ def _(z: Tensor, prob: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("hnet::ema_backward", mutates_args=())
-def smooth_backward(
-    grad: Tensor, z: Tensor, prob: Tensor, cu_seqlens: Tensor, zbar: Tensor
-) -> tuple[Tensor, Tensor]:
+def smooth_backward(grad: Tensor, z: Tensor, prob: Tensor, cu_seqlens: Tensor, zbar: Tensor) -> tuple[Tensor, Tensor]:
     return reference.ema_backward(grad, z, prob, cu_seqlens, zbar)
 
 

@@ -65,9 +65,7 @@ def gated_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> tuple[Ten
     return out, scale
 
 
-def gated_backward(
-    grad: Tensor, y: Tensor, z: Tensor, weight: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def gated_backward(grad: Tensor, y: Tensor, z: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of y, z and weight."""
     dy, dz = (torch.empty(y.shape, dtype=y.dtype, device=y.device) for _ in range(2))
     dweight = torch.zeros_like(weight)

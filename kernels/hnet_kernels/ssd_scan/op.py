@@ -18,25 +18,39 @@ def scan(
 
 
 @scan.register_fake
-def _(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     num_blocks = (x.shape[0] + reference.BLOCK - 1) // reference.BLOCK
     return x.new_empty(x.shape), x.new_empty(num_blocks, B.shape[1], x.shape[1] * x.shape[2])
 
 
 @torch.library.custom_op("hnet::ssd_scan_backward", mutates_args=())
 def scan_backward(
-    dy: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor,
-    y: Tensor, states: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    cu_seqlens: Tensor,
+    y: Tensor,
+    states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return reference.scan_backward(dy, x, dt, A, B, C, D, cu_seqlens, y, states)
 
 
 @scan_backward.register_fake
 def _(
-    dy: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor,
-    y: Tensor, states: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    cu_seqlens: Tensor,
+    y: Tensor,
+    states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return tuple(t.new_empty(t.shape) for t in (x, dt, A, B, C, D))  # type: ignore[return-value]
 

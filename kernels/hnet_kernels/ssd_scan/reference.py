@@ -109,8 +109,16 @@ def block_weights(blocks: Blocks, head: int, *, out: Tensor) -> Tensor:
 
 
 def scan_backward(
-    dy: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor,
-    y: Tensor, states: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    cu_seqlens: Tensor,
+    y: Tensor,
+    states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, A, B, C, D."""
     num_units, num_heads, width = x.shape
