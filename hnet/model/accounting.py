@@ -181,19 +181,19 @@ def _layer_activations(stage: StageConfig, kind: str, size: int) -> tuple[float,
     """Bytes per unit of one layer: kept from forward to backward, and temporary while its gradients are made.
 
     Every sub-layer keeps its float32 input and the normalised input, then
-    attention: q, k, v before and after rotation (v once), the values by document and joined;
+    attention: q, k, v, the rotated q and k, and the output;
     Mamba-2: z, x, B, C, dt before and x, B, C after the convolution, the scan's output and its states, the gated norm;
     SwiGLU: both halves of the hidden layer and their product.
     """
     width, hidden = stage.d_model, stage.mlp_width
     if kind in "tT":
-        kept = 1.0 * width * (_WIDE + size) + 7 * width * size + 2 * stage.attention.num_heads * _WIDE
-        temporary = 5.0 * width * size
+        kept = 1.0 * width * (_WIDE + size) + 6 * width * size + stage.attention.num_heads * _WIDE
+        temporary = (5.0 if stage.attention.window < 0 else 10.0) * width * size
     else:
         inner, num_heads, convolved = _mamba_sizes(stage)
         scan = inner * (1 + stage.ssm.d_state / _SCAN_BLOCK) + 3.0 * num_heads
         if size < _WIDE:
-            scan += convolved
+            scan += convolved + inner  # float32 copies for the scan and the gated norm
         kept = width * (_WIDE + size) + size * (inner + 2 * convolved + num_heads + inner) + scan * _WIDE
         temporary = (4.0 * inner + 2 * stage.ssm.d_state) * _WIDE
     if kind in "MT":
