@@ -16,7 +16,9 @@ def local_group(rank: int, world_size: int, store: Path, *, timeout: float) -> I
     Sets the variables that a launcher would set, so that code which reads them sees the same ranks.
     A collective that waits longer than `timeout` seconds is an error.
     """
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
+    )
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
     )

@@ -1,6 +1,5 @@
 """`run_distributed`: a function on several ranks, as real processes that talk over gloo."""
 
-import multiprocessing
 import pickle
 import tempfile
 import time
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hnet.distributed.group import local_group
-
-_PRELOADED = ["torch", "hnet.distributed.group"]
+from hnet.testing.processes import process_context
 
 
 def run_distributed(
@@ -24,8 +22,7 @@ def run_distributed(
     Raises RuntimeError with the traceback of the first rank that fails, or if `timeout` seconds pass; no process
     outlives the call.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context = process_context()
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         receivers, processes = [], []
