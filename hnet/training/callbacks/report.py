@@ -25,7 +25,9 @@ class Report(Callback):
     """Reads the last checkpoint back, as any user of the result will, and needs no weights of a sharded engine."""
 
     def on_end(self, run: Run) -> None:
-        from hnet.inspect.terminal import render_boundaries
+        from hnet.inspect.boundaries import collect_boundaries
+        from hnet.inspect.html import render_html
+        from hnet.inspect.terminal import print_boundaries
         from hnet.model.loading import load
 
         checkpoint = run.checkpoints.latest()
@@ -37,7 +39,11 @@ class Report(Callback):
             self._sample(run, model, console)
         if run.config.data.validation and run.config.data.tokenizer == "bytes" and len(model.config.stages) > 1:
             console.print(Rule("held-out text in its learned chunks"))
-            console.print(render_boundaries(model, held_out_paragraph(run)))
+            boundaries = collect_boundaries(model, held_out_paragraph(run))
+            print_boundaries(boundaries, console)
+            page = run.output_dir / "boundaries.html"
+            page.write_text(render_html(boundaries, title="Held-out text in its learned chunks"), encoding="utf-8")
+            console.print(f"the same as a page: {page}", highlight=False, soft_wrap=True)
         console.print(Rule())
         console.print(f"checkpoint: {checkpoint}", highlight=False, soft_wrap=True)
         console.print(f"learning curves: {run.output_dir / 'curves.png'}", highlight=False, soft_wrap=True)
