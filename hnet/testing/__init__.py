@@ -1,1 +1,4 @@
-"""For our tests and yours: several ranks on one machine, ragged packs, comparison with float64. Needs `hnet-lm[test]`."""
+"""For our tests and yours: several ranks on one machine, random models and packs, comparison with float64.
+
+Needs `hnet-lm[test]`.
+"""

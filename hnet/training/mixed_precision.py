@@ -6,7 +6,6 @@ gradients, their sums over micro-batches and ranks, and checkpoints are fp32. Wh
 its precision from its inputs: the kernels compute in fp32 inside, the residual streams are fp32.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

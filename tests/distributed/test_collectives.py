@@ -39,10 +39,10 @@ def test_alone_every_collective_is_the_identity() -> None:
 
 
 def test_a_failing_rank_ends_the_others_and_shows_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match="rank 1 failed(.|\n)*rank one is unhappy"):
+    with pytest.raises(RuntimeError, match=r"rank 1 failed(.|\n)*rank one is unhappy"):
         run_distributed(fail_on_rank_one, 2)
 
 
 def test_a_rank_that_waits_forever_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="rank 0 failed|did not finish"):
+    with pytest.raises(RuntimeError, match=r"rank 0 failed|did not finish"):
         run_distributed(wait_for_nobody, 2, timeout=5)

@@ -11,7 +11,7 @@ import pytest
 from hnet.config import load_config
 from hnet.training.config import RunConfig
 
-WORDS = "the old king of the north rode out at dawn and came to a river where no bridge had ever been built".split()
+TEXT = "the old king of the north rode out at dawn and came to a river where no bridge had ever been built"
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def make_config(tmp_path: Path) -> Callable[..., RunConfig]:
     """`make_config("training.steps=3", ...)`: the tiny run with overrides, writing to `tmp_path/run`."""
     words = random.Random(0)
     for name, num_lines in (("train", 300), ("validation", 20)):
-        lines = (" ".join(words.choices(WORDS, k=9)) + ".\n" for _ in range(num_lines))
+        lines = (" ".join(words.choices(TEXT.split(), k=9)) + ".\n" for _ in range(num_lines))
         (tmp_path / f"{name}.txt").write_text("".join(lines))
     tree = {
         "output_dir": str(tmp_path / "run"),

@@ -44,11 +44,13 @@ def test_an_infinite_loss_is_skipped_even_where_its_gradient_is_finite(make_conf
 
 
 def test_the_run_stops_after_too_many_in_a_row(make_config: Make) -> None:
-    with pytest.raises(UserError, match=r"step 3: .* 3 steps in a row .*learning_rate"):  # noqa: SIM117
-        with open_run(make_config("training.max_nonfinite_steps=3")) as run:
-            spoil(run, {1, 2, 3})
-            for _ in range(4):
-                StopAfterNonfinite().on_step(run, run.next_step())
+    with open_run(make_config("training.max_nonfinite_steps=3")) as run:
+        spoil(run, {1, 2, 3})
+        for _ in range(2):
+            StopAfterNonfinite().on_step(run, run.next_step())
+        third = run.next_step()
+        with pytest.raises(UserError, match=r"step 3: .* 3 steps in a row .*learning_rate"):
+            StopAfterNonfinite().on_step(run, third)
 
 
 def skip_second_step(rank: int, config_file: str, overrides: list[str]) -> list[tuple[bool, float]]:

@@ -14,8 +14,8 @@ from hnet.training.step import StepResult
 class Console(Callback):
     """`use_bar` False, or an output that is no terminal, gives plain lines, with time left since no bar shows it."""
 
-    def __init__(self, use_bar: bool) -> None:
-        self._console = RichConsole(file=sys.stdout, soft_wrap=True)
+    def __init__(self, use_bar: bool, console: RichConsole | None = None) -> None:
+        self._console = console or RichConsole(file=sys.stdout, soft_wrap=True)
         self._use_bar = use_bar and self._console.is_terminal
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -44,7 +44,8 @@ class Console(Callback):
             self._progress.update(self._task, numbers=numbers)
             if "validation_bits_per_byte" in row:
                 held_out = row["validation_bits_per_byte"]
-                self._progress.console.print(f"step {row['step']}: held-out bits per byte {held_out:.4f}")
+                line = f"step {row['step']}: held-out bits per byte {held_out:.4f}"
+                self._progress.console.print(line, highlight=False)
             return
         steps = run.config.training.steps
         per_step = (time.perf_counter() - self._began) / max(1, row["step"] - self._first_step)
