@@ -10,7 +10,7 @@ from hnet.inspect.statistics import statistics
 from hnet.inspect.terminal import print_boundaries
 
 LIMIT_BYTES = 65_536
-"""Longest text that is shown; a page of it has about 20 MB."""
+"""Longest text that is shown; a page of it has about 6 MB."""
 
 
 def run(

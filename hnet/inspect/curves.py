@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 from hnet.errors import DataError
 
@@ -135,6 +135,7 @@ def _series(axes: Axes, rows: list[dict[str, Any]], key: str, label: str, *, log
     axes.plot(xs, values, color=BLUE, linewidth=1.2)
     if logarithmic and any(math.isfinite(value) and value > 0 for value in values):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     _finish(axes, label)

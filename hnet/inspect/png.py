@@ -16,7 +16,7 @@ from hnet.inspect.boundaries import Boundaries
 from hnet.inspect.pieces import Piece, pieces
 from hnet.inspect.terminal import summary
 
-COLUMNS = 100
+COLUMNS, MIN_COLUMNS = 100, 70
 MAX_ROWS = 60
 """Longest picture; a longer text is cut and the caption says so."""
 FONTS = ("DejaVu Sans Mono", "Noto Sans Mono CJK SC", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei Mono")
@@ -32,7 +32,8 @@ def save_png(boundaries: Boundaries, path: Path, *, title: str = "Chunk boundari
     rows, complete = _rows(boundaries)
     num_inner = len(boundaries.stages) - 1
     height = ROW_HEIGHT + 0.06 * num_inner
-    figure = Figure(figsize=(COLUMNS * CELL_WIDTH + 0.6, len(rows) * height + 1.1), dpi=140, facecolor="white")
+    columns = max(MIN_COLUMNS, *(row[-1][0] + row[-1][1].cells for row in rows))
+    figure = Figure(figsize=(columns * CELL_WIDTH + 0.6, len(rows) * height + 1.1), dpi=140, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.3 / figure.get_figwidth(), 0.2 / figure.get_figheight(), 1, 1))
     axes.set_xlim(0, figure.get_figwidth() / CELL_WIDTH)
