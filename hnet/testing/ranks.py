@@ -1,6 +1,6 @@
 """`run_distributed`: a function on several ranks, as real processes that talk over gloo."""
 
-import pickle
+import io
 import tempfile
 import time
 import traceback
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hnet.distributed.group import local_group
 from hnet.testing.processes import process_context
@@ -18,7 +20,7 @@ def run_distributed(
 ) -> list[Any]:
     """Call `function(rank, *arguments)` in `world_size` processes of one gloo group; the results in rank order.
 
-    `function` stands at the top level of a module; arguments and results are pickled.
+    `function` stands at the top level of a module. Results are tensors, numbers, strings and containers of these.
     Raises RuntimeError with the traceback of the first rank that fails, or if `timeout` seconds pass; no process
     outlives the call.
     """
@@ -55,7 +57,7 @@ def _collect(receivers: list[Connection], deadline: float) -> list[Any]:
             assert isinstance(receiver, Connection)
             rank = waiting[receiver]
             try:
-                succeeded, results[rank] = pickle.loads(receiver.recv_bytes())
+                succeeded, results[rank] = torch.load(io.BytesIO(receiver.recv_bytes()), weights_only=True)
             except EOFError:
                 succeeded, results[rank] = False, "it died without a word"
             if not succeeded:
@@ -80,4 +82,6 @@ def _work(
         except BaseException:
             message = (False, traceback.format_exc())
         # Before the group is left: whoever waits for this rank fails only then, and its failure is not the cause.
-        sender.send_bytes(pickle.dumps(message))
+        buffer = io.BytesIO()
+        torch.save(message, buffer)
+        sender.send_bytes(buffer.getvalue())
