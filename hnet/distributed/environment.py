@@ -21,9 +21,12 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def launched_by_deepspeed() -> bool:
-    """Whether the `deepspeed` command started this process."""
-    return all(name in os.environ for name in _DEEPSPEED_ONLY)
+def deepspeed_stage() -> int | None:
+    """The ZeRO stage that the launcher asks for: 1 under the `deepspeed` command, which does not say, the one given to
+    `accelerate launch --use_deepspeed`, and None under every other launcher."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "1"))
+    return 1 if all(name in os.environ for name in _DEEPSPEED_ONLY) else None
 
 
 def set_defaults(**variables: str) -> None:

@@ -194,10 +194,10 @@ def group_settings(config: RunConfig) -> InitProcessGroupKwargs:
 
 
 def open_engine(config: RunConfig) -> Engine:
-    """DeepSpeed when `engine.zero_stage` is set or the `deepspeed` command started this process, else `PlainEngine`."""
+    """DeepSpeed when `engine.zero_stage` is set or the launcher asks for it, else `PlainEngine`."""
     stage = config.engine.zero_stage
-    if stage is None and environment.launched_by_deepspeed():
-        stage = 1
+    if stage is None:
+        stage = environment.deepspeed_stage()
     if stage is None:
         return PlainEngine(config)
     if not torch.cuda.is_available():
