@@ -23,7 +23,7 @@ def test_comparison_leaves_out_what_is_not_installed(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(b"It is a truth universally acknowledged.\n" * 1000)
     without_packages = tmp_path / "python"
-    without_packages.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    without_packages.write_text(f'#!/usr/bin/env sh\nexec {sys.executable} -I -S "$@"\n')
     without_packages.chmod(0o755)
     done = run(
         "compare_cpu.py", "--text", str(text), "--threads", "1", "--rounds", "1", "--systems", "hnet", "byte-llama",
