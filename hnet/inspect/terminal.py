@@ -14,6 +14,9 @@ from hnet.inspect.pieces import pieces
 if TYPE_CHECKING:
     from hnet.model.language_model import LanguageModel
 
+MARKS = "|‖⦀"
+"""Before a chunk of stage 0, where also one of stage 1 begins, and of stage 2 and further in."""
+
 
 def render_boundaries(model: "LanguageModel", data: bytes, *, marks: bool = False) -> Text:
     """A text coloured by the chunks that the model makes of it.
@@ -23,8 +26,7 @@ def render_boundaries(model: "LanguageModel", data: bytes, *, marks: bool = Fals
     are no UTF-8 are shown as `\\xff`; a character that a boundary splits is followed by `╎`.
 
     Args:
-        marks: also write `|` before each chunk of stage 0, `‖` where one of stage 1 begins and `⦀` for stage 2
-            and further in, so that the boundaries survive without colour.
+        marks: also write one of `MARKS` before each chunk, so that the boundaries survive without colour.
     """
     return render(collect_boundaries(model, data), marks=marks)
 
@@ -34,7 +36,7 @@ def render(boundaries: Boundaries, *, marks: bool = False) -> Text:
     text = Text()
     for piece in pieces(boundaries):
         if marks and piece.begins:
-            text.append("|‖⦀"[min(piece.begins, 3) - 1], style="dim")
+            text.append(MARKS[min(piece.begins, len(MARKS)) - 1], style="dim")
         underline = len(piece.chunks) > 2 and piece.chunks[2] % 2 == 1
         faint = piece.is_escape or piece.is_newline
         text.append(piece.text, style=_style(palette.background(piece.chunks), underline, faint))
@@ -49,6 +51,10 @@ def print_boundaries(boundaries: Boundaries, console: Console) -> None:
     few_colours = console.color_system in (None, "standard", "windows")
     console.print(render(boundaries, marks=few_colours), soft_wrap=True)
     console.print(summary(boundaries), style="dim", highlight=False)
+    if few_colours:
+        marks = zip(MARKS, range(len(boundaries.stages)), strict=False)
+        legend = ", ".join(f"{mark} begins a chunk of stage {stage}" for mark, stage in marks)
+        console.print(legend, style="dim", highlight=False)
 
 
 def summary(boundaries: Boundaries) -> str:

@@ -38,6 +38,7 @@ def test_no_byte_of_the_text_steers_the_terminal(rule_model: torch.nn.Module) ->
     assert out.getvalue().splitlines() == [
         "‖\\x1b[31m[bold]x[/bold]\\x0d\\x07| y",
         "bytes per chunk: stage 0 11.5, stage 1 23 (23 bytes)",
+        "| begins a chunk of stage 0, ‖ begins a chunk of stage 1",
     ]
 
 
