@@ -64,6 +64,7 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Block(kind, config, norm_eps, device=device) for kind in parse_layers(layers))
         self.norm = RMSNorm(config.d_model, norm_eps, device=device)
+        self._rotates, self._attention = bool(set(layers) & set("tT")), config.attention
         self.activation_checkpointing = False
 
     @property
@@ -73,6 +74,9 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, cu_seqlens: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
         """(T, D) -> (T, D) in the dtype of `x`."""
         context = PackContext(cu_seqlens, x.shape[0])
+        if self._rotates:
+            # Made here, not by the first layer: a compiled block cannot make what others share.
+            context.rotary(self._attention.rotary_dim, self._attention.rotary_base)
         residual = at_least_float32(x)
         for index, block in enumerate(self.layers):
             if caches is not None:

@@ -195,7 +195,7 @@ def group_settings(config: RunConfig) -> InitProcessGroupKwargs:
 
 def open_engine(config: RunConfig) -> Engine:
     """DeepSpeed when `engine.zero_stage` is set or the launcher asks for it, else `PlainEngine`."""
-    stage = config.engine.zero_stage
+    stage: int | None = config.engine.zero_stage
     if stage is None:
         stage = environment.deepspeed_stage()
     if stage is None:

@@ -30,8 +30,9 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out = x.clone(memory_format=torch.contiguous_format)
     first, second = x[..., :half], x[..., half : 2 * half]
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out[..., half : 2 * half]).addcmul_(first, sin)
+    # In place on slices: torch.compile takes no `out=` that is not contiguous.
+    out[..., :half].mul_(cos).addcmul_(second, sin, value=-1)
+    out[..., half : 2 * half].mul_(cos).addcmul_(first, sin)
     return out
 
 
