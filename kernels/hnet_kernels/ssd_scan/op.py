@@ -1,6 +1,6 @@
 """Selective state-space scan of Mamba-2 over packed documents."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -100,6 +100,34 @@ def differentiate_final_states(ctx: Any, dstates: Tensor) -> tuple[Tensor | None
 
 
 final_states.register_autograd(differentiate_final_states, setup_context=save_final_states)
+
+
+@overload
+def ssd_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    return_final_states: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def ssd_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    return_final_states: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def ssd_scan(
