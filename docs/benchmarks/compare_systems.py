@@ -108,8 +108,11 @@ def byte_llama_system(folder: Path) -> tuple[int, Step]:
     return _count(model), step
 
 
-def token_llama_system(folder: Path) -> tuple[int, Step]:
-    """A `transformers` Llama on a byte-level BPE of 8,192 tokens that was trained on the same text."""
+def token_llama_system(folder: Path, *, tied: bool) -> tuple[int, Step]:
+    """A `transformers` Llama on a byte-level BPE of 8,192 tokens that was trained on the same text.
+
+    Tied embeddings leave more of the 10M parameters to the layers: fewer, wider tables against more arithmetic.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -119,14 +122,9 @@ def token_llama_system(folder: Path) -> tuple[int, Step]:
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
     text = (folder / "text.txt").read_text(encoding="utf-8", errors="replace")
     tokenizer.train_from_iterator((text[start : start + 100_000] for start in range(0, len(text), 100_000)), trainer)
-    model = _llama(
-        vocab_size=VOCABULARY,
-        hidden_size=320,
-        num_hidden_layers=6,
-        num_attention_heads=5,
-        intermediate_size=864,
-        tie_word_embeddings=True,
-    )
+    sizes = (320, 6, 5, 864) if tied else (256, 7, 4, 704)
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    model = _llama(vocab_size=VOCABULARY, tie_word_embeddings=tied, **dict(zip(names, sizes, strict=True)))
     update = _optimizer(model)
 
     def step(text: bytes) -> dict[str, Any]:
@@ -167,7 +165,14 @@ SYSTEMS: dict[str, tuple[str, Callable[[Path], tuple[int, Step]]]] = {
     "hnet": ("hnet (this project)", lambda folder: hnet_system(folder, "hnet_10m")),
     "dynamic-chunking": ("h-net-dynamic-chunking", dynamic_chunking_system),
     "byte-llama": ("transformers Llama, bytes", byte_llama_system),
-    "token-llama": (f"transformers Llama, BPE {VOCABULARY:,}", token_llama_system),
+    "token-llama": (
+        f"transformers Llama, BPE {VOCABULARY:,}, tied embeddings",
+        lambda folder: token_llama_system(folder, tied=True),
+    ),
+    "token-llama-untied": (
+        f"transformers Llama, BPE {VOCABULARY:,}, untied",
+        lambda folder: token_llama_system(folder, tied=False),
+    ),
     "megabyte": ("MEGABYTE-pytorch, patches of 8", megabyte_system),
 }
 
