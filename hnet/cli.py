@@ -267,16 +267,18 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     model = load(arguments.checkpoint)
     tokenizer = None if model.config.vocab_size == BYTES else _saved_tokenizer(arguments.checkpoint)
+    # The bytes that were typed, also where they are not UTF-8.
+    prompt = os.fsencode(arguments.prompt)
     pieces = stream(
         model,
-        arguments.prompt,
+        prompt,
         max_bytes=arguments.max_bytes,
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,
         tokenizer=tokenizer,
     )
-    print(arguments.prompt, end="", flush=True)
+    print(prompt.decode(errors="replace"), end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

@@ -33,17 +33,18 @@ class Throughput:
 
 
 def training_flops(config: RunConfig, result: StepResult) -> float:
-    """FLOPs of one step: three times the forward pass that the router's actual chunk counts make, four with
-    activation checkpointing, which repeats the forward pass."""
-    factor = TRAINING_FLOPS + config.training.activation_checkpointing
-    return factor * result.units * flops_per_byte(config.model, result.units_per_stage, result.context)
+    """Model FLOPs of one step: three times the forward pass at the chunk counts that the routers made.
+
+    What activation checkpointing repeats is not counted: it is a cost, not work done.
+    """
+    return TRAINING_FLOPS * result.units * flops_per_byte(config.model, result.units_per_stage, result.context)
 
 
 def build_row(
-    result: StepResult, state: TrainState, work: Throughput, *, peak_flops: float, peak_memory: int
+    result: StepResult, state: TrainState, work: Throughput, *, flops: float, peak_flops: float, peak_memory: int
 ) -> dict[str, Any]:
-    """The fields of the contract. `peak_flops` of all ranks together; `peak_memory` of the largest. A number that is
-    not finite is null, since JSON has no other word for it."""
+    """The fields of the contract. `flops` of this step; `peak_flops` of all ranks together; `peak_memory` of the
+    largest. A number that is not finite is null, since JSON has no other word for it."""
     row: dict[str, Any] = {
         "step": result.step,
         "bytes_seen": state.bytes_seen,
@@ -56,6 +57,7 @@ def build_row(
         "learning_rate": result.learning_rate,
         "grad_norm": _finite(result.grad_norm),
         "bytes_per_second": work.target_bytes / work.seconds,
+        "flops_per_byte": flops / result.target_bytes,
         "mfu": work.flops / work.seconds / peak_flops,
         "peak_memory_bytes": peak_memory,
     }

@@ -4,7 +4,7 @@ import torch
 
 from hnet.distributed.collectives import max_over_ranks
 from hnet.training.callbacks.base import Callback
-from hnet.training.metrics import Throughput, build_row, peak_memory_bytes
+from hnet.training.metrics import Throughput, build_row, peak_memory_bytes, training_flops
 from hnet.training.peak import peak_flops
 from hnet.training.run import Run
 from hnet.training.step import StepResult
@@ -28,7 +28,12 @@ class Metrics(Callback):
             return
         peak_memory = torch.tensor(peak_memory_bytes(run.engine.device), device=run.engine.device)
         row = build_row(
-            result, run.state, self._work, peak_flops=self._peak, peak_memory=int(max_over_ranks(peak_memory))
+            result,
+            run.state,
+            self._work,
+            flops=training_flops(run.config, result),
+            peak_flops=self._peak,
+            peak_memory=int(max_over_ranks(peak_memory)),
         )
         self._work = Throughput()
         run.log({**row, **run.extras})
