@@ -14,7 +14,6 @@ from rich.table import Table
 from hnet.bench.machine import describe_machine
 from hnet.bench.memory import PeakMemory
 from hnet.bench.spread import Spread
-from hnet.data.stream import TrainStream, build_stream
 from hnet.errors import ConfigError
 from hnet.model.accounting import TRAINING_FLOPS, count_parameters, flops_per_byte, training_bytes
 from hnet.training.allocator import keep_freed_memory
@@ -22,7 +21,7 @@ from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, open_engine
 from hnet.training.optimizer import build_optimizer
 from hnet.training.peak import measured_flops
-from hnet.training.run import batch_windows, build_model, num_micro_batches
+from hnet.training.run import build_model, num_micro_batches, open_stream
 from hnet.training.step import StepResult, TrainStep
 from hnet.training.training_module import TrainingModule
 
@@ -44,7 +43,7 @@ class TimedTraining:
         self.engine = open_engine(config)
         self.results: list[StepResult] = []
         self.samples: dict[str, list[float]] = {name: [] for name in SAMPLES}
-        self._stream = _open_stream(config, self.engine)
+        self._stream = open_stream(config, self.engine)
         self._peak()
         self.memory = PeakMemory(self.engine.device)
         self._step = _prepare(config, self.engine, bytes_per_chunk)
@@ -124,18 +123,6 @@ def bench_train(
                 json_path.parent.mkdir(parents=True, exist_ok=True)
                 json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
-
-
-def _open_stream(config: RunConfig, engine: Engine) -> TrainStream:
-    windows_per_step, micro_batch_windows = batch_windows(config, engine.world_size)
-    return build_stream(
-        config.data,
-        seed=config.training.seed,
-        rank=engine.rank,
-        world_size=engine.world_size,
-        windows_per_step=windows_per_step,
-        micro_batch_windows=micro_batch_windows,
-    )
 
 
 def _prepare(config: RunConfig, engine: Engine, bytes_per_chunk: float | None) -> TrainStep:

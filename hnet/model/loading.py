@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hnet.config import load_config
-from hnet.errors import CheckpointError
+from hnet.errors import CheckpointError, ConfigError
 from hnet.model.config import ModelConfig
 from hnet.model.language_model import LanguageModel
 
@@ -85,7 +85,10 @@ def saved_model_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(mapping, dict):
         raise CheckpointError(f"{file} does not hold a configuration")
-    return load_config(ModelConfig, mapping.get("model", mapping))
+    try:
+        return load_config(ModelConfig, mapping.get("model", mapping))
+    except ConfigError as error:
+        raise CheckpointError(f"{file} holds no usable model: {error}") from error
 
 
 def _check_names(model: LanguageModel, weights: Mapping[str, torch.Tensor], file: Path) -> None:

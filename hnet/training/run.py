@@ -86,22 +86,12 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     """
     check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
     engine = open_engine(config)
-    windows_per_step, micro_batch_windows = batch_windows(config, engine.world_size)
     folder = CheckpointFolder(Path(config.output_dir) / "checkpoints")
     checkpoint = _checkpoint_to_resume(folder, engine)
     if checkpoint is not None:
         checkpoints.check_model_fits(checkpoint, config)
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(
-            build_stream(
-                config.data,
-                seed=config.training.seed,
-                rank=engine.rank,
-                world_size=engine.world_size,
-                windows_per_step=windows_per_step,
-                micro_batch_windows=micro_batch_windows,
-            )
-        )
+        stream = stack.enter_context(open_stream(config, engine))
         _prepare(config, engine, checkpoint)
         state = TrainState() if checkpoint is None else checkpoints.load_progress(checkpoint, engine, stream)
         if engine.is_main:
@@ -110,6 +100,19 @@ def open_run(config: RunConfig) -> Iterator[Run]:
         yield Run(config, engine, stream, TrainStep(config, engine), folder, state, stop)
     # Not reached after an error: ranks that have failed apart cannot meet to say goodbye.
     engine.close()
+
+
+def open_stream(config: RunConfig, engine: Engine) -> TrainStream:
+    """This rank's training data. Raises ConfigError if the batch does not divide over the ranks."""
+    windows_per_step, micro_batch_windows = batch_windows(config, engine.world_size)
+    return build_stream(
+        config.data,
+        seed=config.training.seed,
+        rank=engine.rank,
+        world_size=engine.world_size,
+        windows_per_step=windows_per_step,
+        micro_batch_windows=micro_batch_windows,
+    )
 
 
 def batch_windows(config: RunConfig, world_size: int) -> tuple[int, int]:

@@ -138,4 +138,5 @@ def test_registration_of_the_op(name, make):
     inputs = [t.requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t for t in make()]
     # The number of chunks is known at run time only, so a graph with static shapes cannot hold the op.
     capture = "test_aot_dispatch_dynamic" if name == "chunk" else "test_aot_dispatch_static"
-    torch.library.opcheck(getattr(torch.ops.hnet, name).default, inputs, test_utils=(*OPCHECK, capture))
+    checks = torch.library.opcheck(getattr(torch.ops.hnet, name).default, inputs, test_utils=(*OPCHECK, capture))
+    assert set(checks) == {*OPCHECK, capture} and set(checks.values()) == {"SUCCESS"}
