@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hnet.data.tokenizer import BOS
 from hnet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from hnet.model.language_model import LanguageModel
 
-BOS = 254
 WINDOW_BYTES = 8192
 """Longest piece of text that is read at once; each piece is its own document."""
 

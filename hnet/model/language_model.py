@@ -11,12 +11,10 @@ from hnet.model.boundaries import Boundaries, Router
 from hnet.model.cache import ModelCache
 from hnet.model.config import ModelConfig, StageConfig
 from hnet.model.initialization import initialize
-from hnet.model.losses import cross_entropy_sum, ratio_loss
+from hnet.model.losses import IGNORE, cross_entropy_sum, ratio_loss
 from hnet.model.packed import Packed, next_in_document, pack_padded
 from hnet.model.stack import Stack
 from hnet.model.stage import Stage, StageOutput
-
-IGNORE = -100
 
 
 # Without slots: ZeRO-3 looks into what a module returns through its __dict__.

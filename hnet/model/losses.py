@@ -5,8 +5,11 @@ from torch.nn import functional as F
 
 from hnet.model.precision import at_least_float32
 
+IGNORE = -100
+"""Label of a position that predicts nothing."""
 
-def cross_entropy_sum(logits: Tensor, labels: Tensor, ignore: int = -100) -> Tensor:
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
     """Sum of -log p(label) in nats over logits (T, V) and labels (T,); `ignore` labels count nothing."""
     return F.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore, reduction="sum")
 

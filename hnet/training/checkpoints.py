@@ -25,13 +25,12 @@ from hnet.config import load_config, save_config
 from hnet.data.stream import TrainStream
 from hnet.distributed.collectives import barrier, gather_objects
 from hnet.errors import CheckpointError, ConfigError
+from hnet.model.loading import CONFIG, WEIGHTS
 from hnet.training.checkpoint_folder import CheckpointFolder
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine
 from hnet.training.state import TrainState
 
-CONFIG = "config.yaml"
-WEIGHTS = "model.safetensors"
 MOMENTS = "optimizer.safetensors"
 RANDOM = "random.safetensors"
 STATE = "state.json"

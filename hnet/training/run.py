@@ -16,6 +16,7 @@ from hnet.data.tokenizer import check_vocab_size, load_tokenizer
 from hnet.distributed.collectives import broadcast_object
 from hnet.errors import CheckpointError, ConfigError
 from hnet.model.language_model import LanguageModel
+from hnet.model.loading import CONFIG
 from hnet.model.stack import Block
 from hnet.training import checkpoints
 from hnet.training.callbacks.base import Callback, Row
@@ -186,7 +187,7 @@ def _announce(config: RunConfig, engine: Engine, checkpoint: Path | None) -> Non
             logger.warning("changed since that checkpoint: %s", change)
     output_dir = Path(config.output_dir)
     try:
-        save_config(config, output_dir / checkpoints.CONFIG)
+        save_config(config, output_dir / CONFIG)
     except OSError as error:
         raise ConfigError(
             f"output_dir: cannot write to {output_dir}: {error.strerror}; choose another folder"

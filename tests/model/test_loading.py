@@ -23,9 +23,10 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refused(path: Path, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
         hnet.load(path)
+    return str(caught.value)
 
 
 def test_a_good_one_loads_in_eval_mode_and_another_dtype(checkpoint: Path) -> None:
@@ -44,25 +45,25 @@ def test_latest_of_a_run_is_followed(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_damage_is_named(checkpoint: Path) -> None:
-    refused(checkpoint / "elsewhere", "no such checkpoint or run folder")
+    assert re.search("no such checkpoint or run folder", refusal(checkpoint / "elsewhere"))
     weights = checkpoint / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
-    refused(checkpoint, f"{re.escape(str(weights))} cannot be read")
+    assert re.search(f"{re.escape(str(weights))} cannot be read", refusal(checkpoint))
     weights.write_bytes(content)
     config = checkpoint / "config.yaml"
     text = config.read_text()
     config.write_text(text.replace("d_model: 16", "d_model: 32"))
-    refused(checkpoint, r"embedding.weight has shape \(256, 16\), config.yaml asks for \(256, 32\)")
+    assert re.search(r"embedding.weight has shape \(256, 16\), config.yaml asks for \(256, 32\)", refusal(checkpoint))
     config.write_text(text.replace("main: t1", "main: t2"))
-    refused(checkpoint, "tensors missing .*stage.main.layers.1")
+    assert re.search("tensors missing .*stage.main.layers.1", refusal(checkpoint))
     config.write_text(text.replace("main: t1", "main: q1"))
-    refused(checkpoint, "config.yaml holds no usable model: .*layer string 'q1'")
+    assert re.search("config.yaml holds no usable model: .*layer string 'q1'", refusal(checkpoint))
     config.write_text("just words")
-    refused(checkpoint, "does not hold a configuration")
+    assert re.search("does not hold a configuration", refusal(checkpoint))
     config.unlink()
-    refused(checkpoint, "has no config.yaml")
+    assert re.search("has no config.yaml", refusal(checkpoint))
 
 
 def test_a_folder_without_weights_is_no_checkpoint(tmp_path: Path) -> None:
-    refused(tmp_path, "is no checkpoint: it has neither model.safetensors nor a checkpoints/latest")
+    assert re.search("is no checkpoint: it has neither model.safetensors nor a checkpoints/latest", refusal(tmp_path))

@@ -2,11 +2,11 @@
 
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from hnet.model.blocks.rotary import rotary_tables
 from hnet.model.packed import positions
+from hnet_kernels.packed import segment_ids
 
 
 class PackContext:
@@ -25,8 +25,7 @@ class PackContext:
     @cached_property
     def sequence_index(self) -> Tensor:
         """(T,) int64: the document that each unit belongs to."""
-        documents = torch.arange(self.cu_seqlens.numel() - 1, device=self.cu_seqlens.device)
-        return torch.repeat_interleave(documents, self.cu_seqlens.diff().long(), output_size=self.total)
+        return segment_ids(self.cu_seqlens, self.total)
 
     def rotary(self, rotary_dim: int, base: float) -> tuple[Tensor, Tensor] | None:
         """cos and sin tables of the pack, or None where nothing is rotated."""

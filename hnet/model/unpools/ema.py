@@ -9,9 +9,7 @@ from hnet.model.config import EMAConfig
 from hnet.model.packed import Packed
 from hnet.model.precision import at_least_float32
 from hnet_kernels import ema, upsample
-
-MIN_PROB = 1e-4
-"""P is kept within [1e-4, 1 - 1e-4], also where a boundary is forced, as the released models were trained."""
+from hnet_kernels.ema.reference import MIN_PROB
 
 
 class EMAUnpool(nn.Module):

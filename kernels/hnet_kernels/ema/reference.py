@@ -6,6 +6,7 @@ from torch import Tensor
 from hnet_kernels.packed import first_positions
 
 MIN_PROB = 1e-4
+"""P is kept within [1e-4, 1 - 1e-4], also where a boundary is forced, as the released H-Nets were trained."""
 
 
 def linear_scan(decay: Tensor, value: Tensor) -> Tensor:
