@@ -1,6 +1,7 @@
 """Ragged packs, comparison of two implementations with their gradients, and settings shared by the tests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -50,3 +51,18 @@ def assert_same(
         assert got.shape == want.shape and got.dtype == dtype
         error = float((got.double() - want).abs().max()) / max(float(want.abs().max()), floor)
         assert error <= (tolerance or TOLERANCE[dtype]), f"result {index} is off by {error:.1e}"
+
+
+@contextmanager
+def poisoned_empty() -> Iterator[None]:
+    """Within the block, memory that is allocated without a value holds NaN: what a kernel leaves unwritten shows."""
+    empty, new_empty, empty_like = torch.empty, Tensor.new_empty, torch.empty_like
+
+    def poison(t: Tensor) -> Tensor:
+        return t.fill_(float("nan")) if t.is_floating_point() else t
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
+        patch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
+        patch.setattr(Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
+        yield

@@ -1,0 +1,50 @@
+"""Which implementation of an op runs: its plain PyTorch `reference`, or its Triton kernels.
+
+Both modules of an op folder define the same functions. Without a choice, tensors on a GPU go to the kernels and
+tensors on a CPU to the reference; kernels run on a CPU, interpreted and slowly, only when asked for.
+"""
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Literal
+
+from torch import Tensor
+
+Backend = Literal["auto", "reference", "triton"]
+
+log = logging.getLogger(__name__)
+_chosen: Backend = "auto"
+
+
+@contextmanager
+def backend(name: Backend) -> Iterator[None]:
+    """Within the block every op runs its `reference`, or its `triton` kernels, wherever its tensors are.
+
+    Triton kernels run on CPU tensors only in a process that began with TRITON_INTERPRET=1.
+    """
+    global _chosen
+    before, _chosen = _chosen, name
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton can be imported; if not, says so once."""
+    found = importlib.util.find_spec("triton") is not None
+    if not found:
+        log.warning("triton is not installed: the slower reference operations run on the GPU")
+    return found
+
+
+def implementation(op: str, x: Tensor) -> ModuleType:
+    """The module `hnet_kernels.<op>.reference` or `hnet_kernels.<op>.triton` that runs the op for tensors like x."""
+    wants_kernels = _chosen == "triton" or (_chosen == "auto" and x.is_cuda and has_triton())
+    return importlib.import_module(f"hnet_kernels.{op}.{'triton' if wants_kernels else 'reference'}")
