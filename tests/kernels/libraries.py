@@ -7,6 +7,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+
+from hnet_kernels.packed import widen
 
 
 @contextmanager
@@ -26,3 +30,195 @@ def stand_in(module: str, **contents: Any) -> Iterator[None]:
         for name, value in contents.items():
             setattr(above, name, value)
         yield
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, left: int, right: int) -> Tensor:
+    """Unit i of a document sees units i-left..i+right of it; negative: no bound."""
+    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    rows = []
+    for start, stop in zip(cu_seqlens.tolist(), cu_seqlens.tolist()[1:], strict=False):
+        for i in range(start, stop):
+            seen = slice(start if left < 0 else max(start, i - left), stop if right < 0 else min(stop, i + right + 1))
+            scores = torch.einsum("hp,jhp->hj", q[i], k[seen]) / q.shape[-1] ** 0.5
+            rows.append(torch.einsum("hj,jhp->hp", scores.softmax(-1), v[seen]))
+    return torch.stack(rows)
+
+
+class FlashAttention:
+    """`flash_attn_varlen_func` of both versions and `varlen_attn` of three PyTorch releases; `calls` holds options."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def version_2(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        alibi_slopes: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> Tensor:
+        assert type(max_seqlen_q) is int and max_seqlen_q == max_seqlen_k
+        assert dropout_p == 0 and softmax_scale is None and softcap == 0 and alibi_slopes is None
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k) and cu_seqlens_q.dtype == torch.int32
+        self.calls.append({"max_seqlen": max_seqlen_q, "deterministic": deterministic})
+        left, right = window_size
+        return attention(q, k, v, cu_seqlens_q, left, 0 if causal else right)
+
+    def version_4(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        qv: Tensor | None = None,
+        cu_seqlens_q: Tensor | None = None,
+        cu_seqlens_k: Tensor | None = None,
+        max_seqlen_q: int | None = None,
+        max_seqlen_k: int | None = None,
+        causal: bool = False,
+        window_size: tuple[int | None, int | None] = (None, None),
+        deterministic: bool = False,
+    ) -> tuple[Tensor, None]:
+        assert qv is None and cu_seqlens_q is not None and cu_seqlens_k is not None
+        assert all(side is None or side >= 0 for side in window_size)
+        assert max_seqlen_q is not None and max_seqlen_k is not None
+        left, right = (-1 if side is None else side for side in window_size)
+        lengths = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+        out = self.version_2(q, k, v, *lengths, causal=causal, window_size=(left, right), deterministic=deterministic)
+        return out, None
+
+    def torch_2_10(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seq_q: Tensor,
+        cu_seq_k: Tensor,
+        max_q: int,
+        max_k: int,
+        is_causal: bool = False,
+        return_aux: None = None,
+    ) -> Tensor:
+        return self.torch_2_11(
+            query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size=(-1, 0 if is_causal else -1)
+        )
+
+    def torch_2_11(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seq_q: Tensor,
+        cu_seq_k: Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        return_aux: None = None,
+        scale: float | None = None,
+        window_size: tuple[int, int] = (-1, -1),
+    ) -> Tensor:
+        assert query.shape[1] == key.shape[1] and scale is None
+        return self.version_2(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window_size)
+
+    def torch_2_13(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seq_q: Tensor,
+        cu_seq_k: Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        scale: float | None = None,
+        window_size: tuple[int, int] = (-1, -1),
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        assert enable_gqa or query.shape[1] == key.shape[1]
+        return self.version_2(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window_size)
+
+
+def scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, document: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Mamba-2's recurrence over units (T,H,P), B and C (T,G,N) for H / G heads each; the state is zero where
+    `document` (T,) changes. Gives y and the state (H,P,N) after every document."""
+    assert x.dtype == B.dtype == C.dtype
+    dtype = x.dtype
+    x, dt, A, B, C, D = widen(x, dt, A, B, C, D)
+    B, C = (t.repeat_interleave(x.shape[1] // t.shape[1], 1) for t in (B, C))
+    rows: list[Tensor] = []
+    states: list[Tensor] = []
+    for i, number in enumerate(document.tolist()):
+        if i == 0 or number != document[i - 1]:
+            states.append(x.new_zeros(*x.shape[1:], B.shape[-1]))
+        decay = (dt[i] * A).exp()[:, None, None]
+        states[-1] = states[-1] * decay + torch.einsum("h,hp,hn->hpn", dt[i], x[i], B[i])
+        rows.append(torch.einsum("hpn,hn->hp", states[-1], C[i]) + D[:, None] * x[i])
+    return torch.stack(rows).to(dtype), [state.to(dtype) for state in states]
+
+
+def mamba_chunk_scan_combined(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    dt_softplus: bool = False,
+    return_final_states: bool = False,
+    return_varlen_states: bool = False,
+) -> Any:
+    assert seq_idx is not None and seq_idx.dtype == torch.int32 and seq_idx.shape == x.shape[:2] and D is not None
+    assert z is None and dt_bias is None and initial_states is None and not dt_softplus and not return_final_states
+    assert B.dim() == C.dim() == 4 and dt.shape == x.shape[:3] and chunk_size & (chunk_size - 1) == 0
+    y, states = scan(x[0], dt[0], A, B[0], C[0], D, seq_idx[0])
+    if not return_varlen_states:
+        return y[None]
+    assert cu_seqlens is not None and cu_seqlens.numel() == len(states) + 1 and not y.requires_grad
+    return y[None], torch.stack(states)
+
+
+def chunk_simple_gla(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None = None,
+    g_gamma: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    state_v_first: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """o_t = scale * S_t^T q_t with S_t = exp(g_t) S_{t-1} + k_t v_t^T; states (N,H,K,V)."""
+    assert g is not None and g_gamma is None and initial_state is None and not state_v_first
+    assert cu_seqlens is not None and cu_seqlens.dtype == torch.int64
+    assert q.dtype == k.dtype == v.dtype
+    dtype = v.dtype
+    q, k, v, g = widen(q, k, v, g)
+    assert q.shape == k.shape and q.shape[:3] == v.shape[:3] == g.shape and q.shape[0] == 1
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    rows, states = [], []
+    for start, stop in zip(cu_seqlens.tolist(), cu_seqlens.tolist()[1:], strict=False):
+        state = v.new_zeros(q.shape[2], q.shape[3], v.shape[3])
+        for i in range(start, stop):
+            state = state * g[0, i].exp()[:, None, None] + k[0, i, :, :, None] * v[0, i, :, None, :]
+            rows.append(torch.einsum("hkv,hk->hv", state, q[0, i] * scale))
+        states.append(state)
+    return torch.stack(rows)[None].to(dtype), torch.stack(states) if output_final_state else None

@@ -61,7 +61,7 @@ def test_override_ends_with_an_error_in_its_block(face):
 
 
 def test_missing_package_and_how_to_get_it_are_named(face):
-    with pytest.raises(ImportError, match="best needs no_such_module, .* pip install no-such-module"):
+    with pytest.raises(ImportError, match=r"best needs no_such_module, .* pip install no-such-module"):
         provider("toy", "best").__enter__()
 
 

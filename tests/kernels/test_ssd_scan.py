@@ -1,9 +1,14 @@
+from types import SimpleNamespace
+
 import naive
 import pytest
 import torch
+from libraries import chunk_simple_gla, mamba_chunk_scan_combined, stand_in
 from packs import assert_same, both_precisions, bounds, every_pack, randn
 
 from hnet_kernels import ssd_scan
+from hnet_kernels.providers import provider
+from hnet_kernels.ssd_scan import op
 
 
 def make_inputs(num_units: int, heads: int = 2, width: int = 4, states: int = 5) -> list[torch.Tensor]:
@@ -86,3 +91,66 @@ def test_documents_do_not_reach_each_other():
     before = ssd_scan(*inputs, cu_seqlens)[70:]
     inputs[0][:70] = 1e8
     torch.testing.assert_close(ssd_scan(*inputs, cu_seqlens)[70:], before, rtol=0, atol=0)
+
+
+LIBRARIES = {
+    "mamba-ssm": ("mamba_ssm.ops.triton.ssd_combined", {"mamba_chunk_scan_combined": mamba_chunk_scan_combined}),
+    "flash-linear-attention": ("fla.ops.simple_gla", {"chunk_simple_gla": chunk_simple_gla}),
+}
+
+
+@pytest.mark.parametrize("with_states", [False, True])
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_libraries_are_given_what_makes_them_agree_with_our_scan(name, with_states):
+    cu_seqlens = bounds([9, 1, 30])
+
+    def joined(*t):
+        result = ssd_scan(*t, cu_seqlens, return_final_states=with_states)
+        return torch.cat([part.flatten() for part in result]) if with_states else result
+
+    def through_library(*t):
+        module, contents = LIBRARIES[name]
+        with stand_in(module, **contents), provider("ssd_scan", name):
+            return joined(*t)
+
+    inputs = make_inputs(40)
+    assert_same(through_library, joined, inputs, torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(through_library(*inputs), joined(*inputs))
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_states_of_half_precision_come_in_float32_from_every_library(name):
+    inputs = make_inputs(40)
+    half = [inputs[0].bfloat16(), *(t.float() for t in inputs[1:3]), *(t.bfloat16() for t in inputs[3:5])]
+    half.append(inputs[5].float())
+    module, contents = LIBRARIES[name]
+    expected = ssd_scan(*half, bounds([9, 31]), return_final_states=True)
+    with torch.no_grad(), stand_in(module, **contents), provider("ssd_scan", name):
+        y, states = ssd_scan(*half, bounds([9, 31]), return_final_states=True)
+    assert (y.dtype, states.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(y.float(), expected[0].float(), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(states, expected[1], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("present", "dtype", "num_units", "expected"),
+    [
+        ({"mamba_ssm", "fla"}, torch.bfloat16, 100, "mamba-ssm"),
+        ({"mamba_ssm", "fla"}, torch.float16, 2**21, "flash-linear-attention"),
+        ({"fla"}, torch.bfloat16, 100, "flash-linear-attention"),
+        (set(), torch.bfloat16, 100, "reference"),
+        ({"mamba_ssm", "fla"}, torch.float32, 100, "reference"),
+    ],
+)
+def test_order_of_choice_on_a_gpu(monkeypatch, present, dtype, num_units, expected):
+    monkeypatch.setattr("hnet_kernels.providers._found", lambda module: module.split(".")[0] in present)
+    t = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(num_units, 16, 64), stride=lambda axis: 1024)
+    assert op.face.choose(t, t, t, t, t, t, t, False).name == expected
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_missing_library_is_named(monkeypatch, name):
+    monkeypatch.setattr("hnet_kernels.providers._found", lambda module: False)
+    with pytest.raises(ImportError, match=f"pip install.*{name}"):
+        provider("ssd_scan", name).__enter__()

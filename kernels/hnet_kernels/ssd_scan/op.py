@@ -1,4 +1,4 @@
-"""Selective state-space scan of Mamba-2 over packed documents."""
+"""Selective state-space scan of Mamba-2 over packed documents: our op and the face over the libraries."""
 
 from typing import Any, Literal, overload
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.packed import check_cu_seqlens, widen
+from hnet_kernels.providers import Face, Provider
 from hnet_kernels.ssd_scan import reference
+from hnet_kernels.ssd_scan.providers import LIBRARIES, Result
 
 
 @torch.library.custom_op("hnet::ssd_scan", mutates_args=())
@@ -102,6 +104,18 @@ def differentiate_final_states(ctx: Any, dstates: Tensor) -> tuple[Tensor | None
 final_states.register_autograd(differentiate_final_states, setup_context=save_final_states)
 
 
+def own(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor, return_final_states: bool
+) -> Result:
+    """Our ops on every device; half precision is computed in float32."""
+    wide = widen(x, dt, A, B, C, D)
+    y = scan(*wide, cu_seqlens)[0].to(x.dtype)
+    return y, final_states(*wide[:4], cu_seqlens) if return_final_states else None
+
+
+face = Face("ssd_scan", *LIBRARIES, Provider("reference", own))
+
+
 @overload
 def ssd_scan(
     x: Tensor,
@@ -143,7 +157,9 @@ def ssd_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba-2's scan (arXiv 2405.21060, section 6), the state zero before each document.
 
-    h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T and y_t = h_t C_t + D x_t, per head.
+    h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T and y_t = h_t C_t + D x_t, per head. On a CPU our own op runs, on
+    accelerators the first of mamba-ssm, flash-linear-attention and `reference` that is installed and suits the
+    tensors; `hnet_kernels.providers.provider("ssd_scan", name)` chooses another.
 
     Args:
         x: (T,H,P) inputs; any stride between units.
@@ -155,13 +171,18 @@ def ssd_scan(
 
     Returns:
         y (T,H,P) in x's dtype; with `return_final_states` also the states (B,H,P,N) after each
-        document, float32 (float64 for float64 inputs). Half precision is computed in float32.
+        document, float32 (float64 for float64 inputs). Our op computes half precision in float32.
 
     Raises:
         ValueError: cu_seqlens does not rise strictly from 0 to T.
     """
-    wide = widen(x, dt, A, B, C, D)
-    y = scan(*wide, cu_seqlens)[0].to(x.dtype)
+    if face.wants(x):
+        check_cu_seqlens(cu_seqlens, x.shape[0])
+        y, states = face(x, dt, A, B, C, D, cu_seqlens, return_final_states)
+    else:
+        y, states = own(x, dt, A, B, C, D, cu_seqlens, return_final_states)
     if not return_final_states:
         return y
-    return y, final_states(*wide[:4], cu_seqlens)
+    if states is None:
+        states = final_states(*widen(x, dt, A, B), cu_seqlens)
+    return y, states.to(torch.promote_types(states.dtype, torch.float32))

@@ -62,7 +62,7 @@ class Window:
         return padded.unfold(0, self.before + self.block + self.after, self.block).transpose(-1, -2)
 
     def queries(self, t: Tensor) -> Tensor:
-        """View (num_blocks, H, queries, P) of queries (T,H,P), with rows of zeros behind where the last block is short."""
+        """View (num_blocks, H, queries, P) of queries (T,H,P); zeros fill the last block up."""
         if self.padding:
             t = F.pad(t, (0, 0, 0, 0, 0, self.padding))
         return heads_first(t.unflatten(0, (self.num_blocks, self.block)))
