@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packs import assert_same, bounds, both_precisions, every_pack, poisoned_empty, randn
+from packs import assert_same, both_precisions, bounds, every_pack, poisoned_empty, randn
 from torch import Tensor
 
 from hnet_kernels.dispatch import backend
