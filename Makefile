@@ -14,13 +14,14 @@ SOURCES := constraints.txt pyproject.toml setup.py
 # Two test processes, one thread each: faster than one process with two threads on tensors this small.
 WORKERS ?= 2
 
-.PHONY: help install install-test install-dev train test lint clean
+.PHONY: help install install-test install-dev train test lint cuda clean
 
 help:
 	@echo "make train     install if need be, then train the quickstart model on the text that ships with hnet"
 	@echo "make test      install if need be, then run the tests"
 	@echo "make install   only make $(VENV)"
 	@echo "make lint      ruff, mypy and import-linter"
+	@echo "make cuda      compile the optional CUDA C++ kernels; needs nvcc, no GPU"
 	@echo "make clean     remove $(VENV) and caches; runs/ stays"
 
 install: $(VENV)/.installed
@@ -58,6 +59,9 @@ lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+cuda: install
+	$(BIN)/python -m hnet_kernels.cuda build
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

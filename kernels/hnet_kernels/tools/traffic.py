@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 import triton
 from torch import Tensor
 from torch._library.custom_ops import OPDEFS
@@ -166,10 +165,14 @@ class Traffic:
     floor: tuple[int, int]
 
     @property
+    def passes(self) -> tuple[Bytes, Bytes]:
+        return self.forward, self.backward
+
+    @property
     def ratios(self) -> tuple[float, float]:
         """Forward and backward bytes over the floor; NaN where nothing must be moved."""
-        moved = (self.forward.total, self.backward.total)
-        return tuple(m / f if f else math.nan for m, f in zip(moved, self.floor, strict=True))  # type: ignore[return-value]
+        forward, backward = (b.total / f if f else math.nan for b, f in zip(self.passes, self.floor, strict=True))
+        return forward, backward
 
 
 def count(case: Case, sizes: Sizes) -> Traffic:
@@ -207,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     every = [count(case, sizes) for _, case in discover(arguments.ops and arguments.ops.split(","))]
     print(markdown(every))
     for traffic in every if arguments.details else ():
-        for label, bytes, floor in zip(("forward", "backward"), (traffic.forward, traffic.backward), traffic.floor, strict=True):
+        for label, bytes, floor in zip(("forward", "backward"), traffic.passes, traffic.floor, strict=True):
             print(f"{traffic.name} {label}: floor {floor}, loaded {dict(bytes.loaded)}, stored {dict(bytes.stored)}")
     return int(any(ratio > ALLOWED for traffic in every for ratio in traffic.ratios))
 
