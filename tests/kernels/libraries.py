@@ -222,3 +222,52 @@ def chunk_simple_gla(
             rows.append(torch.einsum("hkv,hk->hv", state, q[0, i] * scale))
         states.append(state)
     return torch.stack(rows)[None].to(dtype), torch.stack(states) if output_final_state else None
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, document: Tensor) -> Tensor:
+    """silu of the causal convolution of x (T,C) with weight (C,K), within runs of equal `document` (T,)."""
+    rows = []
+    for i in range(x.shape[0]):
+        row = bias
+        for back in range(min(weight.shape[1], i + 1)):
+            if document[i - back] == document[i]:
+                row = row + weight[:, -1 - back] * x[i - back]
+        rows.append(row * torch.sigmoid(row))
+    return torch.stack(rows).to(x.dtype)
+
+
+def causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """What its C++ code checks of x (B,C,T) when it is given documents."""
+    assert seq_idx is not None and seq_idx.dtype == torch.int32 and seq_idx.is_contiguous()
+    assert seq_idx.shape == (x.shape[0], x.shape[2])
+    assert x.stride(1) == 1 and x.stride(2) > 1 and x.shape[1] % 8 == 0
+    assert x.stride(2) % 8 == 0 and x.stride(0) % 8 == 0 and 2 <= weight.shape[1] <= 4
+    assert activation == "silu" and bias is not None and bias.dtype == weight.dtype
+    assert initial_states is None and not return_final_states and final_states_out is None
+    return convolution(x[0].t(), weight, bias, seq_idx[0]).t()[None]
+
+
+def fla_causal_conv1d(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    activation: str | None = None,
+    backend: str = "triton",
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, None]:
+    assert weight is not None and bias is not None and cu_seqlens is not None and cu_seqlens.dtype == torch.int64
+    assert x.dim() == 3 and residual is None and initial_state is None and activation == "silu"
+    document = torch.bucketize(torch.arange(x.shape[1]), cu_seqlens[1:], right=True)
+    return convolution(x[0], weight, bias, document)[None], None

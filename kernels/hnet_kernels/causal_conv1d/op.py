@@ -1,4 +1,4 @@
-"""Depthwise causal convolution + SiLU over packed documents."""
+"""Depthwise causal convolution + SiLU over packed documents: the CPU op and the face over the libraries."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.causal_conv1d import reference
+from hnet_kernels.causal_conv1d.providers import face
 from hnet_kernels.packed import check_cu_seqlens, widen
 
 
@@ -46,6 +47,9 @@ conv.register_autograd(differentiate, setup_context=save)
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor) -> Tensor:
     """silu(bias + sum over k of weight[:, k] * x[t-K+1+k]), taps before the document's start being zero.
 
+    On a CPU our own op runs, on accelerators the first provider of `causal_conv1d.providers` that is installed and
+    suits the tensors; `hnet_kernels.providers.provider("causal_conv1d", name)` chooses another.
+
     Args:
         x: (T,C); any stride between units.
         weight: (C,K), the last tap on the unit itself.
@@ -58,5 +62,9 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor) -
     Raises:
         ValueError: cu_seqlens does not rise strictly from 0 to T.
     """
+    if face.wants(x):
+        check_cu_seqlens(cu_seqlens, x.shape[0])
+        out: Tensor = face(x, weight, bias, cu_seqlens)
+        return out
     wide_x, wide_weight, wide_bias = widen(x, weight, bias)
     return conv(wide_x, wide_weight, wide_bias, cu_seqlens).to(x.dtype)
