@@ -3,20 +3,27 @@
 import torch
 from torch import Tensor
 
-from hnet_kernels.packed import row_blocks
+from hnet_kernels.packed import row_blocks, widen
 
 
-def upsample_forward(zbar: Tensor, chunk_index: Tensor, residual: Tensor) -> Tensor:
-    out = torch.empty(residual.shape, dtype=residual.dtype, device=residual.device)
+def upsample_forward(zbar: Tensor, chunk_index: Tensor, residual: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """out (T,D) of `out_dtype`, summed in float32 (float64 if a term is) and rounded once."""
+    (wide_zbar,) = widen(zbar)
+    out = torch.empty(residual.shape, dtype=out_dtype, device=residual.device)
     for a, b in row_blocks(*residual.shape):
-        torch.index_select(zbar, 0, chunk_index[a:b], out=out[a:b]).add_(residual[a:b])
+        torch.add(wide_zbar.index_select(0, chunk_index[a:b]), residual[a:b], out=out[a:b])
     return out
 
 
-def upsample_backward(grad: Tensor, zbar: Tensor, chunk_index: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of zbar (M,D) and of the confidence (T,)."""
-    dzbar = zbar.new_zeros(zbar.shape).index_add_(0, chunk_index, grad)
-    dconfidence = grad.new_empty(grad.shape[0])
+def upsample_backward(
+    grad: Tensor, zbar: Tensor, chunk_index: Tensor, chunk_offsets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of zbar (M,D), in its dtype, and of the confidence (T,), in float32 or float64."""
+    (wide_zbar,) = widen(zbar)
+    dzbar = torch.zeros_like(wide_zbar)
+    dconfidence = wide_zbar.new_empty(grad.shape[0])
     for a, b in row_blocks(*grad.shape):
-        torch.sum(zbar.index_select(0, chunk_index[a:b]).mul_(grad[a:b]), -1, out=dconfidence[a:b])
-    return dzbar, dconfidence
+        index, rows = chunk_index[a:b], grad[a:b].to(wide_zbar.dtype)
+        dzbar.index_add_(0, index, rows)
+        torch.sum(wide_zbar.index_select(0, index).mul_(rows), -1, out=dconfidence[a:b])
+    return dzbar.to(zbar.dtype), dconfidence
