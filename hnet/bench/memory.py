@@ -1,5 +1,6 @@
 """Peak memory of a stretch of work."""
 
+import importlib
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
         else:
+            # Optimizers import it at first use, and it brings much code: that is not memory of the work.
+            importlib.import_module("torch._dynamo")
             self._peak_is_ours = _reset_peak()
             self._before = _status_bytes("VmRSS") or 0
 

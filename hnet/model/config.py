@@ -52,6 +52,8 @@ class RouterConfig(Config):
     """N of the ratio loss: the wanted number of this stage's units per chunk."""
     loss_weight: Annotated[float, Field(ge=0)] = 0.03
     """alpha of the ratio loss (H-Net paper: 0.03 in all experiments)."""
+    max_chunk_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Most chunks per unit of a pack; beyond it the least confident boundaries are dropped. Null: no bound."""
 
 
 class SelectConfig(Config):
@@ -81,6 +83,8 @@ class StageConfig(Config):
     boundary: RouterConfig = RouterConfig()
     pool: SelectConfig = SelectConfig()
     unpool: EMAConfig = EMAConfig()
+    residual_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the operands of the residual projection; sums are float32. The released models use fp32."""
 
     @field_validator("encoder", "main", "decoder")
     @classmethod

@@ -103,8 +103,9 @@ class LanguageModel(nn.Module):
         cross_entropy = cross_entropy_sum(output.logits, labels, IGNORE) / count
         total, boundary = cross_entropy, []
         for stage, config in zip(output.stages, self.chunking_stages, strict=True):
-            mean_boundary = stage.boundary_mask.float().mean()
-            boundary.append(ratio_loss(stage.boundary_prob.mean(), mean_boundary, config.boundary.ratio))
+            units = stage.boundary_prob.numel()
+            mean_prob, wanted = stage.boundaries.prob_sum / units, stage.boundaries.num_wanted / units
+            boundary.append(ratio_loss(mean_prob, wanted, config.boundary.ratio))
             total = total + config.boundary.loss_weight * boundary[-1]
         return Losses(total, cross_entropy, boundary, output)
 

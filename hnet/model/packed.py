@@ -17,6 +17,14 @@ class Packed:
     cu_seqlens: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class ChunkMap:
+    """Which of M chunks T units belong to: `index` (T,) int64, and where each begins: `offsets` (M + 1,) int32."""
+
+    index: Tensor
+    offsets: Tensor
+
+
 def positions(cu_seqlens: Tensor, total: int) -> Tensor:
     """Position of every unit within its document: (T,) int64."""
     lengths = cu_seqlens.diff().long()

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hnet.model.boundaries import BOUNDARIES, Boundaries
 from hnet.model.cache import StageCache, StateCache
 from hnet.model.config import StageConfig
 from hnet.model.packed import Packed
 from hnet.model.pools import POOLS
+from hnet.model.residual import Residual
 from hnet.model.stack import Stack
 from hnet.model.unpools import UNPOOLS
 
@@ -20,16 +20,23 @@ from hnet.model.unpools import UNPOOLS
 class StageOutput:
     """What one chunking stage decided about its T_s units."""
 
-    boundary_prob: Tensor
-    """(T_s,) float32."""
-    boundary_mask: Tensor
-    """(T_s,) bool."""
+    boundaries: Boundaries
     cu_seqlens: Tensor
     """(B + 1,) int32, documents over this stage's units."""
     num_chunks: int
     """T_{s+1}."""
     num_bytes: int
     """T_0, units of the outermost stage."""
+
+    @property
+    def boundary_prob(self) -> Tensor:
+        """(T_s,) float32."""
+        return self.boundaries.prob
+
+    @property
+    def boundary_mask(self) -> Tensor:
+        """(T_s,) bool."""
+        return self.boundaries.mask
 
     @property
     def bytes_per_chunk(self) -> float:
@@ -62,7 +69,7 @@ class Stage(nn.Module):
         self.encoder = Stack(config.encoder or "", config, norm_eps, device=device)
         self.router = BOUNDARIES[type(config.boundary)](width, config.boundary, device=device)
         self.pool = POOLS[type(config.pool)](width, config.pool, device=device)
-        self.residual = nn.Linear(width, width, device=device, dtype=torch.float32)
+        self.residual = Residual(width, config.residual_precision, device=device)
         self.inner = Stage(stages[1:], width, norm_eps, device=device)
         self.unpool = UNPOOLS[type(config.unpool)](width, config.unpool, device=device)
         self.decoder = Stack(config.decoder or "", config, norm_eps, device=device)
@@ -76,17 +83,18 @@ class Stage(nn.Module):
             return values[:, :outer_width], []
         encoded = self.encoder(values, x.cu_seqlens, cache.encoder if cache else None)
         boundaries = self.router(encoded, x.cu_seqlens, cache.boundary if cache else None)
-        chunks, chunk_index = self.pool(Packed(encoded, x.cu_seqlens), boundaries)
+        chunks, chunk_map, residual = self.pool(Packed(encoded, x.cu_seqlens), boundaries, self.residual)
         inner, outputs = self.inner(chunks, num_bytes, cache.inner if cache else None)
         restored = self.unpool(
             Packed(inner, chunks.cu_seqlens),
             boundaries,
-            chunk_index,
-            self._residual(encoded),
+            chunk_map,
+            residual,
+            encoded.dtype,
             cache.unpool if cache else None,
         )
-        decoded = self.decoder(restored.to(encoded.dtype), x.cu_seqlens, cache.decoder if cache else None)
-        output = StageOutput(boundaries.prob, boundaries.mask, x.cu_seqlens, chunks.values.shape[0], num_bytes)
+        decoded = self.decoder(restored, x.cu_seqlens, cache.decoder if cache else None)
+        output = StageOutput(boundaries, x.cu_seqlens, chunks.values.shape[0], num_bytes)
         return decoded[:, :outer_width], [output, *outputs]
 
     def step(self, x: Tensor, cache: StageCache, rows: Tensor) -> tuple[Tensor, list[tuple[Tensor, Boundaries]]]:
@@ -106,7 +114,7 @@ class Stage(nn.Module):
             inner, inner_trace = self.inner.step(self.pool.step(encoded[opened]), cache.inner, rows[opened])
             self.unpool.step_chunk(inner, boundaries.prob[opened], cache.unpool, rows[opened])
             trace += inner_trace
-        restored = self.unpool.step(self._residual(encoded), cache.unpool, rows)
+        restored = self.unpool.step(self.residual(encoded), cache.unpool, rows)
         return self.decoder.step(restored.to(encoded.dtype), cache.decoder, rows)[:, :outer_width], trace
 
     def new_cache(self, num_rows: int) -> StageCache:
@@ -125,8 +133,3 @@ class Stage(nn.Module):
             return values
         pad = self.width_pad.to(values.dtype).expand(values.shape[0], -1)
         return torch.cat([values, pad], -1)
-
-    def _residual(self, encoded: Tensor) -> Tensor:
-        """The skip connection (T, D), in float32 whatever the model's dtype."""
-        weight = self.residual.weight
-        return F.linear(encoded.to(weight.dtype), weight, self.residual.bias)

@@ -11,7 +11,7 @@ import torch
 from hnet.model.accounting import TRAINING_FLOPS, flops_per_byte
 from hnet.training.config import RunConfig
 from hnet.training.state import TrainState
-from hnet.training.step import StepResult
+from hnet.training.step import StageStatistics, StepResult
 
 TIMING_FIELDS = ("bytes_per_second", "mfu", "peak_memory_bytes")
 """Fields of a row that depend on the machine; all others are the same in every repetition of a run."""
@@ -50,10 +50,7 @@ def build_row(
         "bytes_seen": state.bytes_seen,
         "loss": _finite(result.loss),
         "bits_per_byte": _finite(result.bits_per_byte),
-        "boundary": [
-            {"bytes_per_chunk": _finite(stage.bytes_per_chunk), "ratio_loss": _finite(stage.ratio_loss)}
-            for stage in result.stages
-        ],
+        "boundary": [_boundary(stage) for stage in result.stages],
         "learning_rate": result.learning_rate,
         "grad_norm": _finite(result.grad_norm),
         "bytes_per_second": work.target_bytes / work.seconds,
@@ -64,6 +61,11 @@ def build_row(
     if state.skipped_steps:
         row["skipped_steps"] = state.skipped_steps
     return row
+
+
+def _boundary(stage: StageStatistics) -> dict[str, Any]:
+    row = {"bytes_per_chunk": _finite(stage.bytes_per_chunk), "ratio_loss": _finite(stage.ratio_loss)}
+    return row if stage.dropped is None else row | {"dropped_boundaries": stage.dropped}
 
 
 def peak_memory_bytes(device: torch.device) -> int:

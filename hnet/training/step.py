@@ -35,6 +35,8 @@ class StageStatistics:
     """Units that entered this stage."""
     chunks: int
     """Chunks that left it."""
+    dropped: int | None
+    """Boundaries that `max_chunk_fraction` took away; None where there is no such bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class TrainStep:
         chunking = config.model.stages[:-1]
         self._ratios = [stage.boundary.ratio for stage in chunking]
         self._weights = [stage.boundary.loss_weight for stage in chunking]
+        self._bounded = [stage.boundary.max_chunk_fraction is not None for stage in chunking]
         self._over_global_batch = config.training.ratio_loss_scope == "global_batch"
 
     def __call__(self, batches: Sequence[Batch], step: int, *, stop_requested: bool = False) -> StepResult:
@@ -90,7 +93,7 @@ class TrainStep:
         several = len(batches) > 1
         global_sums = self._boundary_sums(on_device) if self._over_global_batch and several else None
 
-        totals = torch.zeros(_NUM_SCALARS + 4 * len(self._ratios), dtype=torch.float64, device=engine.device)
+        totals = torch.zeros(_NUM_SCALARS + 5 * len(self._ratios), dtype=torch.float64, device=engine.device)
         totals[1:_NUM_SCALARS] = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
         for index, batch in enumerate(on_device):
             is_last = index == len(on_device) - 1
@@ -113,7 +116,7 @@ class TrainStep:
         return max(1, int(sum_over_ranks(count)))
 
     def _boundary_sums(self, batches: Sequence[DeviceBatch]) -> Tensor:
-        """(3, S) fp64 over all ranks and micro-batches, by a forward pass without gradient."""
+        """(4, S) fp64 over all ranks and micro-batches, by a forward pass without gradient."""
         total = sum(_boundary_vector(self._engine.evaluate(batch)) for batch in batches)
         assert isinstance(total, Tensor)
         return sum_over_ranks(total)
@@ -125,11 +128,11 @@ class TrainStep:
         the loss is linear in the mean probability once the boundary fraction is known, so each micro-batch gives
         its own part of that mean the gradient and takes the others' as constants.
         """
-        boundaries, units = sums.counts
+        boundaries, units, _ = sums.counts
         if global_sums is None:
             share = 1.0 / (num_batches * self._engine.world_size)
             return self._each_stage(sums.boundary_prob / units, boundaries / units) * share
-        prob, global_boundaries, global_units = global_sums
+        prob, global_boundaries, global_units, _ = global_sums
         others = (prob - sums.boundary_prob.detach()) / global_units
         mean_prob = sums.boundary_prob / global_units.float() + others.float()
         return self._each_stage(mean_prob, (global_boundaries / global_units).float())
@@ -145,7 +148,9 @@ class TrainStep:
     ) -> StepResult:
         cross_entropy, stop, units, squared_lengths = totals[:_NUM_SCALARS]
         num_stages = len(self._ratios)
-        _, chunks, stage_units, ratio = (totals[_NUM_SCALARS + i * num_stages :][:num_stages] for i in range(4))
+        _, wanted, stage_units, dropped, ratio = (
+            totals[_NUM_SCALARS + i * num_stages :][:num_stages] for i in range(5)
+        )
         weighted = sum(weight * value for weight, value in zip(self._weights, ratio, strict=True))
         nats_per_byte = cross_entropy / target_bytes
         return StepResult(
@@ -155,8 +160,12 @@ class TrainStep:
             grad_norm=grad_norm,
             learning_rate=self._config.optimizer.learning_rate * factor,
             stages=tuple(
-                StageStatistics(units / made, value, int(entered), int(made))
-                for made, value, entered in zip(chunks, ratio, stage_units, strict=True)
+                StageStatistics(
+                    units / (asked - lost), value, int(entered), int(asked - lost), int(lost) if bounded else None
+                )
+                for asked, lost, value, entered, bounded in zip(
+                    wanted, dropped, ratio, stage_units, self._bounded, strict=True
+                )
             ),
             units=int(units),
             context=squared_lengths / units,
@@ -173,12 +182,12 @@ def _lengths(batches: Sequence[Batch]) -> tuple[int, int]:
 
 
 def _boundary_vector(sums: ForwardSums) -> Tensor:
-    """(3, S) fp64: probability sums, boundaries, units."""
+    """(4, S) fp64: probability sums, boundaries wanted, units, boundaries dropped."""
     return torch.cat([sums.boundary_prob.detach()[None].double(), sums.counts.double()])
 
 
 def _totals(sums: ForwardSums, ratio: Tensor, ratio_share: float) -> Tensor:
-    """fp64 [cross-entropy, stop, units, squares, S probabilities, S boundaries, S units, S ratio losses]."""
+    """fp64 [cross-entropy, stop, units, squares, S probabilities, S wanted, S units, S dropped, S ratio losses]."""
     head = torch.zeros(_NUM_SCALARS, dtype=torch.float64, device=ratio.device)
     head[0] = sums.cross_entropy.detach()
     return torch.cat([head, _boundary_vector(sums).flatten(), ratio.detach().double() * ratio_share])

@@ -17,7 +17,7 @@ class ForwardSums(NamedTuple):
     boundary_prob: Tensor
     """(S,) fp32, with gradient: boundary probabilities summed over the stage's units."""
     counts: Tensor
-    """(2, S) int64: boundaries, then units of each stage."""
+    """(3, S) int64: boundaries that the router wanted, units, and boundaries dropped by `max_chunk_fraction`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class TrainingModule(nn.Module):
         cross_entropy = cross_entropy_sum(output.logits, labels)
         stages = output.stages
         if not stages:
-            return ForwardSums(cross_entropy, cross_entropy.new_zeros(0), labels.new_zeros(2, 0))
-        boundary_prob = torch.stack([stage.boundary_prob.float().sum() for stage in stages])
-        boundaries = torch.stack([stage.boundary_mask.sum() for stage in stages])
-        units = boundaries.new_tensor([stage.boundary_mask.numel() for stage in stages])
-        return ForwardSums(cross_entropy, boundary_prob, torch.stack([boundaries, units]))
+            return ForwardSums(cross_entropy, cross_entropy.new_zeros(0), labels.new_zeros(3, 0))
+        boundary_prob = torch.stack([stage.boundaries.prob_sum for stage in stages])
+        wanted = torch.stack([stage.boundaries.num_wanted for stage in stages])
+        units = wanted.new_tensor([stage.boundary_mask.numel() for stage in stages])
+        dropped = torch.stack([stage.boundaries.num_dropped for stage in stages])
+        return ForwardSums(cross_entropy, boundary_prob, torch.stack([wanted, units, dropped]))

@@ -26,7 +26,7 @@ def test_chunks_and_their_gradient(lengths, dtype):
 @every_pack
 def test_bounds_and_index_of_chunks(lengths):
     cu_seqlens, mask = bounds(lengths), random_mask(lengths)
-    _, chunk_cu_seqlens, chunk_index = chunk(randn(sum(lengths), 3), mask, cu_seqlens)
+    _, chunk_cu_seqlens, chunk_index, _ = chunk(randn(sum(lengths), 3), mask, cu_seqlens)
     _, want_bounds, want_index = naive.chunk(randn(sum(lengths), 3), mask, cu_seqlens)
     assert chunk_cu_seqlens.dtype == torch.int32 and chunk_cu_seqlens.tolist() == want_bounds
     assert chunk_index.dtype == torch.int64 and chunk_index.tolist() == want_index

@@ -13,6 +13,7 @@ LENGTHS = [9, 1, 6]
 CU_SEQLENS = bounds(LENGTHS)
 NUM_UNITS = sum(LENGTHS)
 INDEX = torch.arange(NUM_UNITS) // 2
+EVERY_UNIT = torch.ones(NUM_UNITS, dtype=torch.bool)
 Op = Callable[..., Tensor]
 
 
@@ -131,12 +132,14 @@ OPCHECK = ("test_schema", "test_autograd_registration", "test_faketensor")
         ("ema", lambda: (*PACKED["ema"][1](), CU_SEQLENS)),
         ("rms_norm", lambda: (*LOOSE["rms_norm"][1](), 1e-5)),
         ("gated_rms_norm", lambda: (*LOOSE["gated_rms_norm"][1](), 1e-5)),
-        ("chunk", lambda: (randn(NUM_UNITS, 4), CU_SEQLENS.new_ones(NUM_UNITS).bool(), CU_SEQLENS)),
+        ("chunk", lambda: (randn(NUM_UNITS, 4), EVERY_UNIT, CU_SEQLENS, None)),
+        ("chunk_with_residual", lambda: (randn(NUM_UNITS, 4), EVERY_UNIT, CU_SEQLENS, randn(4, 4), randn(4), "fp32")),
+        ("residual_linear", lambda: (randn(NUM_UNITS, 4), randn(4, 4), randn(4), "fp32")),
     ],
 )
 def test_registration_of_the_op(name, make):
     inputs = [t.requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t for t in make()]
     # The number of chunks is known at run time only, so a graph with static shapes cannot hold the op.
-    capture = "test_aot_dispatch_dynamic" if name == "chunk" else "test_aot_dispatch_static"
+    capture = "test_aot_dispatch_dynamic" if name.startswith("chunk") else "test_aot_dispatch_static"
     checks = torch.library.opcheck(getattr(torch.ops.hnet, name).default, inputs, test_utils=(*OPCHECK, capture))
     assert set(checks) == {*OPCHECK, capture} and set(checks.values()) == {"SUCCESS"}

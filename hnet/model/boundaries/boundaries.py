@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -14,8 +15,24 @@ class Boundaries:
     """(T,) float32 in [0, 1]."""
     mask: Tensor
     """(T,) bool: the unit is the first of a chunk; true at the first unit of every document."""
+    confidence: Tensor
+    """(T,): probability of the decision taken, p at a boundary and 1 - p elsewhere."""
+    prob_sum: Tensor
+    """() sum of prob."""
+    num_wanted: Tensor
+    """() int64: boundaries before any was dropped."""
+    num_dropped: Tensor
+    """() int64: boundaries that a bound on the number of chunks took away."""
+    at_least_half: bool = False
+    """Every boundary but a document's first has prob >= 1/2: kernels may rely on it."""
 
-    @property
-    def confidence(self) -> Tensor:
-        """(T,): probability of the decision taken, p at a boundary and 1 - p elsewhere."""
-        return self.prob.where(self.mask, 1 - self.prob)
+    @classmethod
+    def decided(cls, prob: Tensor, mask: Tensor) -> "Boundaries":
+        """From probabilities and a mask that need not follow from them."""
+        count = mask.sum()
+        return cls(prob, mask, confidence(prob, mask), prob.sum(), count, torch.zeros_like(count))
+
+
+def confidence(prob: Tensor, mask: Tensor) -> Tensor:
+    """Probability (T,) of the decision that was taken."""
+    return prob.where(mask, 1 - prob)

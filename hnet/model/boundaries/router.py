@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hnet.model.boundaries.boundaries import Boundaries
+from hnet.model.boundaries.capacity import within_capacity
 from hnet.model.cache import StateCache
 from hnet.model.config import RouterConfig
 from hnet.model.precision import at_least_float32
@@ -29,13 +30,18 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor, cu_seqlens: Tensor, cache: StateCache | None = None) -> Boundaries:
         """(T, D) -> probabilities (T,) float32 and mask (T,) bool."""
-        prob, mask = route(self.q_proj(x), self.k_proj(x), cu_seqlens)
+        routing = route(self.q_proj(x), self.k_proj(x), cu_seqlens)
         if self.forced_ratio is not None:
-            mask = _forced(mask, cu_seqlens, self.forced_ratio)
+            boundaries = Boundaries.decided(routing.prob, _forced(routing.mask, cu_seqlens, self.forced_ratio))
+        else:
+            boundaries = Boundaries(*routing, torch.zeros_like(routing.num_boundaries), at_least_half=True)
+        # Generation must not depend on what else is in the pack, so a cache lifts the bound.
+        if self.config.max_chunk_fraction is not None and cache is None:
+            boundaries = within_capacity(boundaries, cu_seqlens, self.config.max_chunk_fraction)
         if cache is not None:
             rows = torch.arange(cu_seqlens.numel() - 1, device=x.device)
             cache.write("last", x[cu_seqlens[1:].long() - 1], rows)
-        return Boundaries(prob, mask)
+        return boundaries
 
     def step(self, x: Tensor, cache: StateCache, rows: Tensor) -> Boundaries:
         """One unit (R, D) of rows that have been prefilled -> probabilities and mask (R,)."""
@@ -43,7 +49,7 @@ class Router(nn.Module):
         cache.write("last", x, rows)
         query, key = at_least_float32(self.q_proj(last)), at_least_float32(self.k_proj(x))
         prob = ((1 - F.cosine_similarity(query, key, dim=-1, eps=1e-12)) / 2).clamp(0, 1)
-        return Boundaries(prob, prob > 0.5)
+        return Boundaries.decided(prob, prob > 0.5)
 
 
 def _forced(mask: Tensor, cu_seqlens: Tensor, ratio: float) -> Tensor:

@@ -5,18 +5,18 @@ from torch import Tensor, nn
 
 from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.config import SelectConfig
-from hnet.model.packed import Packed
-from hnet_kernels import chunk
+from hnet.model.packed import ChunkMap, Packed
+from hnet.model.residual import Residual
 
 
 class SelectPool(nn.Module):
     def __init__(self, dim: int, config: SelectConfig, *, device: torch.device | str | None = None) -> None:
         super().__init__()
 
-    def forward(self, x: Packed, boundaries: Boundaries) -> tuple[Packed, Tensor]:
-        """T units -> M chunks, and the chunk index (T,) int64 of every unit."""
-        values, cu_seqlens, chunk_index = chunk(x.values, boundaries.mask, x.cu_seqlens)
-        return Packed(values, cu_seqlens), chunk_index
+    def forward(self, x: Packed, boundaries: Boundaries, residual: Residual) -> tuple[Packed, ChunkMap, Tensor]:
+        """T units -> M chunks, which units they hold, and the residual path (T, D)."""
+        chunks, skip = residual.with_chunks(x, boundaries.mask)
+        return Packed(chunks.values, chunks.cu_seqlens), ChunkMap(chunks.index, chunks.offsets), skip
 
     def step(self, x: Tensor) -> Tensor:
         """States (R, D) of units that open a chunk -> chunk vectors (R, D)."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.cache import StateCache
 from hnet.model.config import EMAConfig
-from hnet.model.packed import Packed
+from hnet.model.packed import ChunkMap, Packed
 from hnet.model.precision import at_least_float32
 from hnet_kernels import ema, upsample
 from hnet_kernels.ema.reference import MIN_PROB
@@ -25,16 +25,18 @@ class EMAUnpool(nn.Module):
         self,
         chunks: Packed,
         boundaries: Boundaries,
-        chunk_index: Tensor,
+        chunk_map: ChunkMap,
         residual: Tensor,
+        dtype: torch.dtype,
         cache: StateCache | None = None,
     ) -> Tensor:
-        """Chunks (M, D) and residual (T, D) float32 -> (T, D) float32."""
-        smoothed = ema(chunks.values.to(residual.dtype), boundaries.prob[boundaries.mask], chunks.cu_seqlens)
+        """Chunks (M, D) and residual (T, D) -> their sum (T, D) in `dtype`, taken in float32."""
+        prob = boundaries.prob.index_select(0, chunk_map.offsets[:-1])
+        smoothed = ema(chunks.values, prob, chunks.cu_seqlens)
         if cache is not None:
             rows = torch.arange(chunks.cu_seqlens.numel() - 1, device=smoothed.device)
             cache.write("state", smoothed[chunks.cu_seqlens[1:].long() - 1], rows)
-        return upsample(smoothed, chunk_index, boundaries.confidence, residual)
+        return upsample(smoothed, chunk_map.index, boundaries.confidence, residual).to(dtype)
 
     def step_chunk(self, chunks: Tensor, prob: Tensor, cache: StateCache, rows: Tensor) -> None:
         """Take up new chunk states (R, D) of `rows`, whose boundaries have probability `prob` (R,)."""
@@ -42,5 +44,5 @@ class EMAUnpool(nn.Module):
         cache.write("state", weight * at_least_float32(chunks) + (1 - weight) * cache.read("state", rows), rows)
 
     def step(self, residual: Tensor, cache: StateCache, rows: Tensor) -> Tensor:
-        """Residual (R, D) of one unit each -> (R, D)."""
-        return cache.read("state", rows) + residual
+        """Residual (R, D) of one unit each -> (R, D) in float32 or better."""
+        return at_least_float32(cache.read("state", rows)) + residual

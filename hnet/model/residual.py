@@ -1,0 +1,32 @@
+"""The residual path beside the chunks (H-Net, arXiv 2507.07955, section 2.2.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from hnet.model.packed import Packed
+from hnet_kernels import Chunks, chunk_with_residual, residual_linear
+from hnet_kernels.residual.op import Precision
+
+
+class Residual(nn.Linear):
+    """A linear layer with float32 parameters and operands of a precision of choice.
+
+    Two calls for the two ways to use it, both through `forward`, since ZeRO-3 gathers parameters around that.
+    """
+
+    def __init__(self, dim: int, precision: Precision, *, device: torch.device | str | None = None) -> None:
+        super().__init__(dim, dim, device=device, dtype=torch.float32)
+        self.precision = precision
+
+    def forward(  # type: ignore[override]  # a second way to call it
+        self, x: Tensor, select: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor | tuple[Chunks, Tensor]:
+        """(T, D) -> (T, D); with `select` = (mask (T,), cu_seqlens) also the chunks of x."""
+        if select is None:
+            return residual_linear(x, self.weight, self.bias, precision=self.precision)
+        return chunk_with_residual(x, *select, self.weight, self.bias, precision=self.precision)
+
+    def with_chunks(self, x: Packed, mask: Tensor) -> tuple[Chunks, Tensor]:
+        """The chunks that `mask` (T,) opens in x, and the residual (T, D)."""
+        chunks: tuple[Chunks, Tensor] = self(x.values, (mask, x.cu_seqlens))
+        return chunks
