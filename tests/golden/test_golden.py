@@ -1,6 +1,7 @@
 """The official H-Net, recorded in float32: same masks, probabilities, logits, losses and gradients here."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hnet.model.language_model import LanguageModel
 from hnet.model.losses import cross_entropy_sum
 from hnet.model.packed import next_in_document
 from hnet.model.parameter_groups import lr_multipliers, parameter_groups, stage_of
+from hnet_kernels import backend
 
 CASES = sorted(path for path in (Path(__file__).parent / "data").iterdir() if path.is_dir())
 
@@ -39,6 +41,14 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return Golden(request.param)
 
 
+@pytest.fixture(params=["reference", "triton"])
+def through(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Dynamic chunking by the reference operations, or by the kernels (interpreted where there is no GPU)."""
+    with backend(request.param):
+        yield
+
+
+@pytest.mark.usefixtures("through")
 def test_forward(golden: Golden) -> None:
     losses = golden.model.loss(golden.ids, golden.cu_seqlens)
     for index, stage in enumerate(losses.output.stages):
@@ -51,6 +61,7 @@ def test_forward(golden: Golden) -> None:
     torch.testing.assert_close(losses.total[None], golden.io["total_loss"], atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("through")
 @pytest.mark.parametrize("loss_name", ["ce", "ce_plus_ratio"])
 def test_gradient_norms(golden: Golden, loss_name: str) -> None:
     golden.model.zero_grad()

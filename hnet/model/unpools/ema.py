@@ -32,11 +32,18 @@ class EMAUnpool(nn.Module):
     ) -> Tensor:
         """Chunks (M, D) and residual (T, D) -> their sum (T, D) in `dtype`, taken in float32."""
         prob = boundaries.prob.index_select(0, chunk_map.offsets[:-1])
-        smoothed = ema(chunks.values, prob, chunks.cu_seqlens)
+        smoothed = ema(chunks.values, prob, chunks.cu_seqlens, at_least_half=boundaries.at_least_half)
         if cache is not None:
             rows = torch.arange(chunks.cu_seqlens.numel() - 1, device=smoothed.device)
             cache.write("state", smoothed[chunks.cu_seqlens[1:].long() - 1], rows)
-        return upsample(smoothed, chunk_map.index, boundaries.confidence, residual).to(dtype)
+        return upsample(
+            smoothed,
+            chunk_map.index,
+            boundaries.confidence,
+            residual,
+            chunk_offsets=chunk_map.offsets,
+            out_dtype=dtype,
+        )
 
     def step_chunk(self, chunks: Tensor, prob: Tensor, cache: StateCache, rows: Tensor) -> None:
         """Take up new chunk states (R, D) of `rows`, whose boundaries have probability `prob` (R,)."""
