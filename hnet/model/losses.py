@@ -1,9 +1,8 @@
 """Training losses of a hierarchical language model, as sums and means that can be reduced over ranks."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from hnet.model.precision import at_least_float32
+from hnet_kernels.cross_entropy import op
 
 IGNORE = -100
 """Label of a position that predicts nothing."""
@@ -11,7 +10,7 @@ IGNORE = -100
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
     """Sum of -log p(label) in nats over logits (T, V) and labels (T,); `ignore` labels count nothing."""
-    return F.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore, reduction="sum")
+    return op.cross_entropy_sum(logits, labels, ignore)
 
 
 def ratio_loss(mean_prob: Tensor, mean_boundary: Tensor, ratio: float) -> Tensor:

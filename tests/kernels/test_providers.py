@@ -1,6 +1,6 @@
 import logging
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -51,7 +51,8 @@ def test_own_code_runs_on_a_cpu_unless_a_provider_is_asked_for(face):
             assert torch.equal(face(x), x * 2)
         assert torch.equal(face(x), x)
     assert not face.wants(x)
-    assert face.wants(x.to("meta"))
+    assert face.wants(SimpleNamespace(device=torch.device("cuda")))
+    assert not face.wants(x.to("meta"))
 
 
 def test_override_ends_with_an_error_in_its_block(face):

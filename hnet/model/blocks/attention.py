@@ -5,10 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hnet.model.blocks.context import PackContext
-from hnet.model.blocks.rotary import rotary_tables, rotate
+from hnet.model.blocks.rotary import rotary_tables
 from hnet.model.cache import AttentionCache
 from hnet.model.config import AttentionConfig
 from hnet_kernels import varlen_attention
+from hnet_kernels.rotary.op import rotate
 
 
 class Attention(nn.Module):

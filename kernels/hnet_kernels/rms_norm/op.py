@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation, with and without a gate."""
+"""Root-mean-square normalisation, with and without a gate: the CPU ops and the faces over the libraries."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hnet_kernels.packed import widen
 from hnet_kernels.rms_norm import reference
+from hnet_kernels.rms_norm.providers import face, gated_face
 
 
 @torch.library.custom_op("hnet::rms_norm", mutates_args=())
@@ -78,8 +79,12 @@ gated_norm.register_autograd(differentiate_gated_norm, setup_context=save_gated_
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (arXiv 1910.07467, equation 4).
 
-    x (..., D) and weight (D,); returns x's shape and dtype. Half precision is computed in float32.
+    x (..., D) and weight (D,); returns x's shape and dtype. Half precision is computed in float32. Accelerators run
+    the first provider of `rms_norm.providers` that is installed and suits.
     """
+    if face.wants(x):
+        out: Tensor = face(x, weight, eps)
+        return out
     wide, wide_weight = widen(x, weight)
     return norm(wide.reshape(-1, x.shape[-1]), wide_weight, eps)[0].view(x.shape).to(x.dtype)
 
@@ -87,8 +92,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     """rms_norm(y * silu(z)): the gate comes before the norm, as in Mamba-2.
 
-    y, z (..., D) and weight (D,); returns y's shape and dtype. Half precision is computed in float32.
+    y, z (..., D) and weight (D,); returns y's shape and dtype. Half precision is computed in float32. Accelerators run
+    the first provider of `rms_norm.providers` that is installed and suits.
     """
+    if gated_face.wants(y):
+        normalised: Tensor = gated_face(y, z, weight, eps)
+        return normalised
     wide_y, wide_z, wide_weight = widen(y, z, weight)
     width = y.shape[-1]
     out = gated_norm(wide_y.reshape(-1, width), wide_z.reshape(-1, width), wide_weight, eps)[0]
