@@ -79,23 +79,24 @@ def gather_kernel(
 
 
 @triton.jit
-def add_pair(total, key, own, p, x, keys_ptr, table_ptr, head_ptr, tile, num_pairs, width, column, lane):
-    """Add one unit to the sum of its row; if it is the row's last, write the sum and begin the next."""
-    total += x
+def load_pair(grad_ptr, keys_ptr, units_ptr, p, num_pairs, width, column, lane):
+    """The gradient row of pair p's unit, and the key of the pair after it."""
+    inside = p < num_pairs
+    t = tl.load(units_ptr + p, mask=inside, other=0)
     after = tl.load(keys_ptr + p + 1, mask=p + 1 < num_pairs, other=-1)
-    closes = (p < num_pairs) & (after != key)
-    tl.store(table_ptr + key.to(tl.int64) * width + column, total, mask=lane & (closes & own))
-    # Rare, and behind a branch: float32 rows are laid out over the threads in another way than half precision.
-    if closes & (own == 0):
-        tl.store(head_ptr + tile * width + column, total, mask=lane)
-    return tl.where(closes, 0.0, total), after, own | closes
+    return tl.load(grad_ptr + t * width + column, mask=lane & inside, other=0.0).to(tl.float32), after
 
 
 @triton.jit
-def load_unit(grad_ptr, units_ptr, p, num_pairs, width, column, lane):
-    inside = p < num_pairs
-    t = tl.load(units_ptr + p, mask=inside, other=0)
-    return tl.load(grad_ptr + t * width + column, mask=lane & inside, other=0.0).to(tl.float32)
+def add_pair(total, key, own, x, after, inside, table_ptr, head_ptr, width, column, lane):
+    """Add one unit to the sum of its row; if it is the row's last, write the sum and begin the next."""
+    total += x
+    closes = inside & (after != key)
+    tl.store(table_ptr + key.to(tl.int64) * width + column, total, mask=lane & (closes & own))
+    # Rare, and behind a branch: float32 rows are laid out over the threads in another way than half precision.
+    if closes & (own == 0):
+        tl.store(head_ptr + column, total, mask=lane)
+    return tl.where(closes, 0.0, total), after, own | closes
 
 
 @triton.jit
@@ -119,35 +120,29 @@ def accumulate_kernel(
     tile = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     lane = column < width
+    head_ptr += tile * width
     first = tile * TILE
     key = tl.load(keys_ptr + first)
     own = tl.load(keys_ptr + first - 1, mask=first > 0, other=-1) != key
     total = tl.zeros((COLUMNS,), tl.float32)
     for i in range(0, TILE, 4):
         p = first + i
-        # All four loads come before the stores: nothing may be moved across those.
-        x0 = load_unit(grad_ptr, units_ptr, p, num_pairs, width, column, lane)
-        x1 = load_unit(grad_ptr, units_ptr, p + 1, num_pairs, width, column, lane)
-        x2 = load_unit(grad_ptr, units_ptr, p + 2, num_pairs, width, column, lane)
-        x3 = load_unit(grad_ptr, units_ptr, p + 3, num_pairs, width, column, lane)
-        total, key, own = add_pair(
-            total, key, own, p, x0, keys_ptr, table_ptr, head_ptr, tile, num_pairs, width, column, lane
-        )
-        total, key, own = add_pair(
-            total, key, own, p + 1, x1, keys_ptr, table_ptr, head_ptr, tile, num_pairs, width, column, lane
-        )
-        total, key, own = add_pair(
-            total, key, own, p + 2, x2, keys_ptr, table_ptr, head_ptr, tile, num_pairs, width, column, lane
-        )
-        total, key, own = add_pair(
-            total, key, own, p + 3, x3, keys_ptr, table_ptr, head_ptr, tile, num_pairs, width, column, lane
-        )
+        # All loads come before the stores: nothing may be moved across those.
+        x0, k0 = load_pair(grad_ptr, keys_ptr, units_ptr, p, num_pairs, width, column, lane)
+        x1, k1 = load_pair(grad_ptr, keys_ptr, units_ptr, p + 1, num_pairs, width, column, lane)
+        x2, k2 = load_pair(grad_ptr, keys_ptr, units_ptr, p + 2, num_pairs, width, column, lane)
+        x3, k3 = load_pair(grad_ptr, keys_ptr, units_ptr, p + 3, num_pairs, width, column, lane)
+        left = num_pairs - p
+        total, key, own = add_pair(total, key, own, x0, k0, left > 0, table_ptr, head_ptr, width, column, lane)
+        total, key, own = add_pair(total, key, own, x1, k1, left > 1, table_ptr, head_ptr, width, column, lane)
+        total, key, own = add_pair(total, key, own, x2, k2, left > 2, table_ptr, head_ptr, width, column, lane)
+        total, key, own = add_pair(total, key, own, x3, k3, left > 3, table_ptr, head_ptr, width, column, lane)
     more = first + TILE < num_pairs
     goes_on = more & (tl.load(keys_ptr + first + TILE - 1, mask=more, other=-1) == key)
     if goes_on & own:
         tl.store(tail_ptr + tile * width + column, total, mask=lane)
     if goes_on & (own == 0):
-        tl.store(head_ptr + tile * width + column, total, mask=lane)
+        tl.store(head_ptr + column, total, mask=lane)
 
 
 @triton.jit
