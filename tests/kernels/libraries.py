@@ -271,3 +271,78 @@ def fla_causal_conv1d(
     assert x.dim() == 3 and residual is None and initial_state is None and activation == "silu"
     document = torch.bucketize(torch.arange(x.shape[1]), cu_seqlens[1:], right=True)
     return convolution(x[0], weight, bias, document)[None], None
+
+
+def fla_rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+) -> Tensor:
+    assert bias is None and residual is None and not prenorm and not residual_in_fp32
+    wide, weight = widen(x, weight)
+    return (wide / torch.sqrt((wide**2).mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+
+
+def rmsnorm_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    z: Tensor | None = None,
+    eps: float = 1e-6,
+    group_size: int | None = None,
+    norm_before_gate: bool = True,
+) -> Tensor:
+    assert z is not None and z.shape == x.shape and group_size is None
+    wide_x, wide_z = widen(x, z)
+    gate = wide_z * torch.sigmoid(wide_z)
+    if norm_before_gate:
+        return (fla_rms_norm(wide_x, weight, bias, eps=eps) * gate).to(x.dtype)
+    return fla_rms_norm(wide_x * gate, weight, bias, eps=eps).to(x.dtype)
+
+
+def fla_swiglu(x: Tensor, y: Tensor) -> Tensor:
+    return x * torch.sigmoid(x) * y
+
+
+def rotary_embedding(
+    x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, inplace: bool = False, seqlen_offsets: int = 0
+) -> Tensor:
+    assert x.dim() == 4 and cos.shape == sin.shape and cos.dim() == 2 and cos.dtype == sin.dtype == x.dtype
+    assert cos.shape[0] >= x.shape[1] and not interleaved and not inplace and seqlen_offsets == 0
+    half = cos.shape[1]
+    rows = [
+        torch.cat(
+            [
+                x[:, t, :, :half] * cos[t] - x[:, t, :, half : 2 * half] * sin[t],
+                x[:, t, :, :half] * sin[t] + x[:, t, :, half : 2 * half] * cos[t],
+                x[:, t, :, 2 * half :],
+            ],
+            -1,
+        )
+        for t in range(x.shape[1])
+    ]
+    return torch.stack(rows, 1)
+
+
+def cross_entropy_loss(
+    logits: Tensor,
+    target: Tensor,
+    label_smoothing: float = 0.0,
+    logit_scale: float = 1.0,
+    lse_square_scale: float = 0.0,
+    logit_softcapping: float | None = None,
+    ignore_index: int = -100,
+    inplace_backward: bool = False,
+) -> tuple[Tensor, Tensor]:
+    assert label_smoothing == 0 and logit_scale == 1 and lse_square_scale == 0 and logit_softcapping is None
+    assert not inplace_backward
+    (wide,) = widen(logits)
+    losses = [
+        wide.new_zeros(()) if label == ignore_index else row.logsumexp(0) - row[label]
+        for row, label in zip(wide, target.tolist(), strict=True)
+    ]
+    return torch.stack(losses), torch.zeros_like(target)
