@@ -24,8 +24,8 @@ from hnet_kernels.tools.resources import Resources, measure
 TARGETS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")
 WIDTHS = (1024, 1536, 2048)
 """Of the stages of the released models; with 16 heads of 64, 96 and 128."""
-WIDEST = 16
-"""Bytes that one thread loads at once."""
+WARP_LOAD = 512
+"""Bytes of a row that one load instruction of a warp moves: 16 a thread on NVIDIA, 8 in the 64 threads of AMD's."""
 SHAPES = tuple(
     Sizes(num_units=643, num_chunks=131, width=width, num_documents=3, dtype=dtype)
     for dtype in (torch.bfloat16, torch.float32)
@@ -53,7 +53,7 @@ class Result:
         if self.resources.spills:
             found.append(f"spills: {self.resources.spills}, stack of {self.resources.stack_bytes} bytes")
         narrowest = self.resources.row_load_bytes
-        if narrowest is not None and narrowest < WIDEST:
+        if narrowest is not None and narrowest * parse_target(self.target).warp_size < WARP_LOAD:
             found.append(f"loads rows {narrowest} bytes at a time")
         return found
 
