@@ -121,7 +121,8 @@ def torch_varlen(
         options["enable_gqa"] = k.shape[1] != q.shape[1]
     else:
         k, v = with_heads(k, q.shape[1]), with_heads(v, q.shape[1])
-    out: Tensor = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
+    run: Callable[..., Any] = varlen_attn
+    out: Tensor = run(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
     return out
 
 
@@ -179,9 +180,11 @@ def flex(
     num_units = q.shape[0]
     key = ("block_mask", num_units, window, causal)
     mask = per_pack(cu_seqlens, key, lambda: block_mask(cu_seqlens, num_units, window, causal))
-    attend = compiled_flex() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    run: Callable[..., Any] = flex_attention
+    if q.is_cuda and not torch.compiler.is_compiling():
+        run = compiled_flex()
     heads = (t.transpose(0, 1)[None] for t in (q, k, v))
-    out: Tensor = attend(*heads, block_mask=mask, enable_gqa=k.shape[1] != q.shape[1])
+    out: Tensor = run(*heads, block_mask=mask, enable_gqa=k.shape[1] != q.shape[1])
     return out[0].transpose(0, 1).contiguous()
 
 
