@@ -6,7 +6,9 @@ import triton.language as tl
 from torch import Tensor
 
 # Units of a tile.
-TILE = 64
+TILE = 128
+# Units past its own end that a tile still walks to finish a chunk; longer chunks are summed tile by tile.
+REACH = 256
 
 
 @triton.jit
@@ -61,26 +63,19 @@ def forward_kernel(
 
 
 @triton.jit
-def first_chunk_start(index_ptr, offsets_ptr, t, num_units):
-    """The first unit from t on that begins a chunk; num_units if there is none."""
-    chunk = tl.load(index_ptr + tl.minimum(t, num_units - 1))
-    own = tl.load(offsets_ptr + chunk)
-    return tl.where(own == t, own, tl.load(offsets_ptr + chunk + 1))
+def chunk_at(index_ptr, offsets_ptr, t, TILE: tl.constexpr, REACH: tl.constexpr):
+    """Of unit t: its chunk, where that begins and ends, and whether it is too long for the tile it begins in."""
+    chunk = tl.load(index_ptr + t)
+    begin = tl.load(offsets_ptr + chunk)
+    end = tl.load(offsets_ptr + chunk + 1)
+    return chunk, begin, end, end > (begin // TILE + 1) * TILE + REACH
 
 
-@triton.jit(do_not_specialize=["num_units"])
-def backward_kernel(
-    grad_ptr, zbar_ptr, index_ptr, offsets_ptr, dzbar_ptr, dconfidence_ptr, num_units,
-    D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+@triton.jit
+def walk(
+    grad_ptr, zbar_ptr, index_ptr, dzbar_ptr, dconfidence_ptr, low, high, d, D: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """A tile owns the chunks that begin in it, to their ends. dconfidence (blocks of columns, T) holds shares."""
-    BLOCKS: tl.constexpr = (D + BLOCK - 1) // BLOCK
-    start = tl.program_id(0) // BLOCKS * TILE
-    low = first_chunk_start(index_ptr, offsets_ptr, start, num_units)
-    high = first_chunk_start(index_ptr, offsets_ptr, tl.minimum(start + TILE, num_units), num_units)
-    block = tl.program_id(0) % BLOCKS
-    d = block * BLOCK + tl.arange(0, BLOCK)
-    share_ptr = dconfidence_ptr + tl.cast(block, tl.int64) * num_units
+    """dconfidence of units low to high-1, and dzbar of their chunks but the last: that one's sum is returned."""
     row = tl.zeros((BLOCK,), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     last = tl.full((), -1, tl.int64)
@@ -95,8 +90,65 @@ def backward_kernel(
             row = tl.where(new, rows[i].to(tl.float32), row)
             total = tl.where(new, 0.0, total) + grad
             last = chunks[i]
-            tl.store(share_ptr + first + i, tl.sum(grad * row, 0), mask=first + i < high)
-    tl.store(dzbar_ptr + last * D + d, total, mask=(d < D) & (last >= 0))
+            tl.store(dconfidence_ptr + first + i, tl.sum(grad * row, 0), mask=first + i < high)
+    return total, last
+
+
+@triton.jit(do_not_specialize=["num_units"])
+def backward_kernel(
+    grad_ptr, zbar_ptr, index_ptr, offsets_ptr, dzbar_ptr, dconfidence_ptr, piece_ptr, num_units,
+    D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, REACH: tl.constexpr,
+):  # fmt: skip
+    """A tile owns the chunks that begin in it, to their ends, REACH units past its own end at most.
+
+    What lies in it of a longer chunk that began before is summed into `piece` (tiles,D) float32. dconfidence
+    (blocks of columns, T) holds the share of every block.
+    """
+    BLOCKS: tl.constexpr = (D + BLOCK - 1) // BLOCK
+    tile = tl.program_id(0) // BLOCKS
+    block = tl.program_id(0) % BLOCKS
+    d = block * BLOCK + tl.arange(0, BLOCK)
+    start = tile * TILE
+    stop = tl.minimum(start + TILE, num_units)
+    _, first_begin, first_end, first_long = chunk_at(index_ptr, offsets_ptr, start, TILE, REACH)
+    _, _, last_end, last_long = chunk_at(index_ptr, offsets_ptr, stop - 1, TILE, REACH)
+    dconfidence_ptr += tl.cast(block, tl.int64) * num_units
+
+    continues = first_long & (first_begin < start)
+    middle = tl.where(continues, tl.minimum(first_end, stop), start)
+    total, _ = walk(grad_ptr, zbar_ptr, index_ptr, dzbar_ptr, dconfidence_ptr, start, middle, d, D, BLOCK)
+    tl.store(piece_ptr + tl.cast(tile, tl.int64) * D + d, total, mask=(d < D) & continues)
+
+    low = tl.where(continues | (first_begin == start), middle, first_end)
+    high = tl.where(last_long, stop, last_end)
+    total, last = walk(grad_ptr, zbar_ptr, index_ptr, dzbar_ptr, dconfidence_ptr, low, high, d, D, BLOCK)
+    # A chunk that is too long is left to long_chunk_kernel.
+    tl.store(dzbar_ptr + last * D + d, total, mask=(d < D) & (last >= 0) & (last_long == 0))
+
+
+@triton.jit(do_not_specialize=["num_units"])
+def long_chunk_kernel(
+    grad_ptr, index_ptr, offsets_ptr, piece_ptr, dzbar_ptr, num_units,
+    D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, REACH: tl.constexpr,
+):  # fmt: skip
+    """dzbar of a long chunk: its units in the tile where it begins, then the pieces of the tiles after."""
+    BLOCKS: tl.constexpr = (D + BLOCK - 1) // BLOCK
+    tile = tl.program_id(0) // BLOCKS
+    d = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+    stop = tl.minimum(tile * TILE + TILE, num_units)
+    chunk, begin, end, long = chunk_at(index_ptr, offsets_ptr, stop - 1, TILE, REACH)
+    begins_here = long & (begin >= tile * TILE)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(tl.where(begins_here, begin, stop), stop, 4):
+        rows = load_units(grad_ptr, first, stop, d, D, 4)
+        for i in tl.static_range(4):
+            total += rows[i].to(tl.float32)
+    last_tile = tl.where(begins_here, (end - 1) // TILE, tile)
+    for first in range(tile + 1, last_tile + 1, 8):
+        rows = load_units(piece_ptr, first, last_tile + 1, d, D, 8)
+        for i in tl.static_range(8):
+            total += rows[i]
+    tl.store(dzbar_ptr + chunk * D + d, total, mask=(d < D) & begins_here)
 
 
 def upsample_forward(zbar: Tensor, chunk_index: Tensor, residual: Tensor, out_dtype: torch.dtype) -> Tensor:
@@ -130,8 +182,11 @@ def upsample_backward(
     block = backward_columns(width, grad.dtype, zbar.dtype)
     num_blocks = triton.cdiv(width, block)
     dzbar = torch.empty_like(zbar)
+    num_tiles = triton.cdiv(num_units, TILE)
     shares = torch.empty(num_blocks, num_units, dtype=torch.float32, device=zbar.device)
-    grid = (triton.cdiv(num_units, TILE) * num_blocks,)
-    shape = {"D": width, "BLOCK": block, "TILE": TILE}
-    backward_kernel[grid](grad, zbar, chunk_index, chunk_offsets, dzbar, shares, num_units, **shape, num_warps=1)
+    pieces = torch.empty(num_tiles, width, dtype=torch.float32, device=zbar.device)
+    grid = (num_tiles * num_blocks,)
+    shape = {"D": width, "BLOCK": block, "TILE": TILE, "REACH": REACH, "num_warps": 1}
+    backward_kernel[grid](grad, zbar, chunk_index, chunk_offsets, dzbar, shares, pieces, num_units, **shape)
+    long_chunk_kernel[grid](grad, chunk_index, chunk_offsets, pieces, dzbar, num_units, **shape)
     return dzbar, shares[0] if num_blocks == 1 else shares.sum(0)
