@@ -20,7 +20,9 @@ SHAPES = {f"D={width} {dtype}" for width in (1024, 1536, 2048) for dtype in ("bf
 # Three mistakes on purpose: a tile that does not fit into registers, loads of half the width, a loop with a break.
 PLANTED = """
 import json, sys
-import torch, triton, triton.language as tl
+import torch
+import triton
+import triton.language as tl
 from hnet_kernels.case import Case, Sizes
 from hnet_kernels.tools.compile import compile_cases
 
@@ -42,15 +44,19 @@ def broken_kernel(x_ptr, out_ptr, D: tl.constexpr):
             break
         tl.store(out_ptr + row, tl.load(x_ptr + row))
 
-def run(x):
+def run(x, rows):
     out = torch.empty_like(x)
-    spilling_kernel[(1,)](x, out, ROWS=16, D=1024, num_warps=1)
-    narrow_kernel[(64,)](x, out, D=1024, num_warps=8)
+    spilling_kernel[(1,)](x, out, ROWS=rows, D=1024, num_warps=1)
+    narrow_kernel[(16,)](x, out, D=1024, num_warps=16)
     broken_kernel[(1,)](x, out, D=1024)
     return out
 
-case = Case("planted", lambda sizes: {"x": sizes.randn(64, sizes.width)}, run, lambda sizes: (0, 0))
-results = compile_cases([("planted", case)], ["cuda:90", "hip:gfx942"], [Sizes(643, 131, 1024, dtype=torch.bfloat16)])
+def compile_for(target, rows):
+    case = Case("planted", lambda sizes: {"x": sizes.randn(rows, sizes.width), "rows": rows}, run, lambda sizes: (0, 0))
+    return compile_cases([("planted", case)], [target], [Sizes(643, 131, 1024, dtype=torch.float32)])
+
+# A thread has 255 registers on NVIDIA, 512 on AMD.
+results = compile_for("cuda:90", 16) + compile_for("hip:gfx942", 32)
 json.dump([[result.kernel, result.target, result.faults()] for result in results], sys.stdout)
 """
 
