@@ -6,12 +6,14 @@ begun with TRITON_INTERPRET=1. `python -m hnet_kernels.tools.traffic` prints the
 """
 
 import argparse
+import json
 import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,10 @@ from hnet_kernels.tools.cases import backward, differentiable, discover, ones
 
 ALLOWED = 1.15
 """Times the floor."""
+KERNELS_ALONE = frozenset({"chunk_with_residual"})
+"""Cases whose floor leaves out the matrix products of a library, so that PyTorch operations are left out too."""
+NO_FLOOR_YET = frozenset({"hash_ngram", "offset_linear"})
+"""Cases that are counted and shown, but may move more than `ALLOWED`: docs/kernels.md says why."""
 
 
 @dataclass
@@ -37,9 +43,10 @@ class Bytes:
     loaded: Counter[str] = field(default_factory=Counter)
     stored: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def total(self) -> int:
-        return self.loaded.total() + self.stored.total()
+    def total(self, kernels_alone: bool = False) -> int:
+        """Loaded and stored together."""
+        entries = [*self.loaded.items(), *self.stored.items()]
+        return sum(moved for name, moved in entries if not (kernels_alone and name.startswith("aten.")))
 
 
 def _element_bytes(pointers: Any) -> int:
@@ -131,7 +138,9 @@ class _CountedOperations(TorchDispatchMode):
         # What the interpreter itself does with tensors is no work of the op.
         if not self.interpreter.kernel and not func.is_view and "empty" not in str(func) and "detach" not in str(func):
             name = f"aten.{func._schema.name.partition('::')[2]}"
-            self.bytes.loaded[name] += _tensor_bytes((args, kwargs))
+            # An operation that makes a constant looks at the shape of its input alone.
+            makes_constant = any(word in name for word in ("zeros", "ones", "full"))
+            self.bytes.loaded[name] += 0 if makes_constant else _tensor_bytes((args, kwargs))
             self.bytes.stored[name] += _tensor_bytes(out)
         return out
 
@@ -171,8 +180,13 @@ class Traffic:
     @property
     def ratios(self) -> tuple[float, float]:
         """Forward and backward bytes over the floor; NaN where nothing must be moved."""
-        forward, backward = (b.total / f if f else math.nan for b, f in zip(self.passes, self.floor, strict=True))
+        moved = [bytes.total(self.name in KERNELS_ALONE) for bytes in self.passes]
+        forward, backward = (m / f if f else math.nan for m, f in zip(moved, self.floor, strict=True))
         return forward, backward
+
+    def is_too_much(self) -> bool:
+        """Whether a pass moves more than is allowed."""
+        return self.name not in NO_FLOOR_YET and any(ratio > ALLOWED for ratio in self.ratios)
 
 
 def count(case: Case, sizes: Sizes) -> Traffic:
@@ -204,15 +218,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ops", help="op folders or case names, separated by commas; default: all")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--chunks", type=int, default=256, help="of five units each (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the ratios, forward and backward, by case")
     parser.add_argument("--details", action="store_true", help="bytes by kernel and PyTorch operation")
     arguments = parser.parse_args(argv)
     sizes = Sizes(5 * arguments.chunks, arguments.chunks, arguments.width, num_documents=4)
     every = [count(case, sizes) for _, case in discover(arguments.ops and arguments.ops.split(","))]
     print(markdown(every))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({traffic.name: traffic.ratios for traffic in every}, indent=1) + "\n")
     for traffic in every if arguments.details else ():
         for label, bytes, floor in zip(("forward", "backward"), traffic.passes, traffic.floor, strict=True):
             print(f"{traffic.name} {label}: floor {floor}, loaded {dict(bytes.loaded)}, stored {dict(bytes.stored)}")
-    return int(any(ratio > ALLOWED for traffic in every for ratio in traffic.ratios))
+    return int(any(traffic.is_too_much() for traffic in every))
 
 
 if __name__ == "__main__":
