@@ -107,10 +107,10 @@ def tile_kernel(
     value_ptr, gate_ptr, state_ptr, passed_ptr, num_rows,
     D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """What a tile hands on if it is handed nothing, and the product of its decays."""
+    """What a tile hands on if it is handed nothing, and the product of its decays. The end tile is left out."""
     BLOCKS: tl.constexpr = (D + BLOCK - 1) // BLOCK
     block = tl.program_id(0) % BLOCKS
-    tile = tl.program_id(0) // BLOCKS
+    tile = tl.program_id(0) // BLOCKS + (1 if REVERSE else 0)
     d = block * BLOCK + tl.arange(0, BLOCK)
     low = tile * TILE
     high = tl.minimum(low + TILE, num_rows)
@@ -130,10 +130,12 @@ def carry_kernel(
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     carry = tl.zeros((BLOCK,), tl.float32)
     STEP: tl.constexpr = -1 if REVERSE else 1
+    low = 1 if REVERSE else 0
+    high = num_tiles if REVERSE else num_tiles - 1
     for step in range(0, num_tiles, 16):
         first = num_tiles - 1 - step if REVERSE else step
-        passed = load_scalars(passed_ptr, first, 0, num_tiles, STEP, 16)
-        states = load_rows(state_ptr, first, 0, num_tiles, d, D, STEP, 16)
+        passed = load_scalars(passed_ptr, first, low, high, STEP, 16)
+        states = load_rows(state_ptr, first, low, high, d, D, STEP, 16)
         for i in tl.static_range(16):
             tile = first + STEP * i
             mask = (d < D) & (tile >= 0) & (tile < num_tiles)
@@ -214,9 +216,10 @@ def carries(value: Tensor, gate: Tensor, tile: int, reverse: bool) -> Tensor:
     num_tiles, block = triton.cdiv(num_rows, tile), columns(width)
     state = torch.empty(num_tiles, width, dtype=torch.float32, device=value.device)
     passed = torch.empty(num_tiles, dtype=torch.float32, device=value.device)
-    grid = (num_tiles * triton.cdiv(width, block),)
     shape = {"D": width, "REVERSE": reverse, "num_warps": 1}
-    tile_kernel[grid](value, gate, state, passed, num_rows, BLOCK=block, TILE=tile, **shape)
+    if num_tiles > 1:
+        grid = ((num_tiles - 1) * triton.cdiv(width, block),)
+        tile_kernel[grid](value, gate, state, passed, num_rows, BLOCK=block, TILE=tile, **shape)
     carry = torch.empty_like(state)
     narrow = min(block, 128)
     carry_kernel[(triton.cdiv(width, narrow),)](state, passed, carry, num_tiles, BLOCK=narrow, **shape)
