@@ -120,8 +120,8 @@ def pool_backward_kernel(
         k = _load(k_ptr + t * k_stride + (row[:, None, None] * k_stride + lane), here, HEAD_BLOCK, WIDTH_BLOCK)
         v = _load(v_ptr + t * v_stride + (row[:, None, None] * v_stride + lane), here, HEAD_BLOCK, WIDTH_BLOCK)
         score = tl.sum(q * k, 3, keep_dims=True) * (scale * LOG2E)
-        # A row past the end has k = v = 0: what it adds to dq is zero, if its weight is finite.
-        weight = tl.where((row < stop - first)[:, None, None, None], tl.exp2(score - logsumexp), 0.0)
+        score = tl.where((row < stop - first)[:, None, None, None], score, float("-inf"))
+        weight = tl.exp2(score - logsumexp)
         dscore = weight * (tl.sum(grad * v, 3, keep_dims=True) - delta) * scale
         unit_at = t * (HEADS * WIDTH) + (row[:, None, None] * (HEADS * WIDTH) + lane)
         _store(dv_ptr + unit_at, tl.sum(weight * grad, 1, keep_dims=True), here)
