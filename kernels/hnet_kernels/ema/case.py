@@ -35,7 +35,7 @@ def eager(z: Tensor, prob: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 def upstream(z: Tensor, prob: Tensor, cu_seqlens: Tensor) -> Tensor:
     """As the released H-Net does it: Mamba-2's scan with one state, dt = -log(1-P), in bfloat16."""
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined  # type: ignore[import-not-found]
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     num_rows, width, head = z.shape[0], z.shape[1], 32
     weight = prob.float().clamp(MIN_PROB, 1 - MIN_PROB)

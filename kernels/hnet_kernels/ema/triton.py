@@ -32,7 +32,7 @@ def load_rows(ptr, first, low, high, d, D: tl.constexpr, STEP: tl.constexpr, COU
     for i in tl.static_range(COUNT):
         k = first + STEP * i
         row = tl.load(ptr + tl.cast(k, tl.int64) * D + d, mask=(d < D) & (k >= low) & (k < high), other=0.0)
-        rows += (row,)
+        rows += (row,)  # type: ignore[assignment]
     return rows
 
 
@@ -41,7 +41,7 @@ def load_scalars(ptr, first, low, high, STEP: tl.constexpr, COUNT: tl.constexpr)
     values = ()
     for i in tl.static_range(COUNT):
         k = first + STEP * i
-        values += (tl.load(ptr + k, mask=(k >= low) & (k < high), other=0.0).to(tl.float32),)
+        values += (tl.load(ptr + k, mask=(k >= low) & (k < high), other=0.0).to(tl.float32),)  # type: ignore[assignment]
     return values
 
 

@@ -17,7 +17,7 @@ def load_chunks(index_ptr, first, high, last, COUNT: tl.constexpr):
     chunks = ()
     for i in tl.static_range(COUNT):
         chunk = tl.maximum(tl.load(index_ptr + first + i, mask=first + i < high, other=-1), last)
-        chunks += (chunk,)
+        chunks += (chunk,)  # type: ignore[assignment]
         last = chunk
     return chunks
 
@@ -27,7 +27,7 @@ def load_new_rows(zbar_ptr, chunks, last, d, D: tl.constexpr, COUNT: tl.constexp
     """The rows of chunks that begin among COUNT units; elsewhere no memory is touched. No load waits for another."""
     rows = ()
     for i in tl.static_range(COUNT):
-        rows += (tl.load(zbar_ptr + chunks[i] * D + d, mask=(d < D) & (chunks[i] != last), other=0.0),)
+        rows += (tl.load(zbar_ptr + chunks[i] * D + d, mask=(d < D) & (chunks[i] != last), other=0.0),)  # type: ignore[assignment]
         last = chunks[i]
     return rows
 
@@ -37,7 +37,7 @@ def load_units(ptr, first, high, d, D: tl.constexpr, COUNT: tl.constexpr):
     rows = ()
     for i in tl.static_range(COUNT):
         t = first + i
-        rows += (tl.load(ptr + tl.cast(t, tl.int64) * D + d, mask=(d < D) & (t < high), other=0.0),)
+        rows += (tl.load(ptr + tl.cast(t, tl.int64) * D + d, mask=(d < D) & (t < high), other=0.0),)  # type: ignore[assignment]
     return rows
 
 
