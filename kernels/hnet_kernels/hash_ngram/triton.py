@@ -14,7 +14,7 @@ HASH_BLOCK = 256
 UNROLL = 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_units", "num_documents", "search_steps"])
 def rows_kernel(
     ids_ptr,
     cu_seqlens_ptr,
@@ -56,7 +56,7 @@ def rows_kernel(
                     tl.store(rows_ptr + t * NUM_TABLES + (f * NUM_SIZES + s), row.to(tl.int32), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_units"])
 def gather_kernel(
     tables_ptr,
     rows_ptr,
@@ -99,7 +99,7 @@ def add_pair(total, key, own, x, after, inside, table_ptr, head_ptr, width, colu
     return tl.where(closes, 0.0, total), after, own | closes
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def accumulate_kernel(
     grad_ptr,
     keys_ptr,
@@ -145,7 +145,7 @@ def accumulate_kernel(
         tl.store(head_ptr + column, total, mask=lane)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def combine_kernel(
     keys_ptr,
     last_tile_ptr,

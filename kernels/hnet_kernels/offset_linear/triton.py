@@ -13,7 +13,7 @@ from hnet_kernels.tiles import row_tile
 grouped_mm = getattr(torch.nn.functional, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_units"])
 def place_kernel(
     rows_ptr,
     units_ptr,

@@ -55,6 +55,8 @@ def save(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: tuple[Tensor, Ten
     x, chunk_offsets, ctx.reduction = inputs
     ctx.num_units = x.shape[0]
     ctx.mark_non_differentiable(output[1])
+    # Else zeros are made up for the gradient that argmax does not have.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(chunk_offsets, output[1])
 
 
