@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,38 @@ def provider(op: str, name: str) -> Iterator[None]:
             _overrides[op] = before
 
 
-# torch.compile takes the answers of the next two functions as constants and does not look inside.
-@torch.compiler.assume_constant_result
+def constant(function: Function) -> Function:
+    """torch.compile takes the answer as a constant and does not look inside.
+
+    As `torch.compiler.assume_constant_result`, but that imports the compiler, for a second and more.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def opaque(function: Function) -> Function:
+    """torch.compile does not look inside, and breaks its graph. The compiler is imported when it is called first."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return _disabled(function)(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
+
+
+@cache
+def _disabled(function: Callable[..., Any]) -> Callable[..., Any]:
+    disabled: Callable[..., Any] = torch.compiler.disable(function)
+    return disabled
+
+
+@constant
 def installed(modules: tuple[str, ...]) -> bool:
     """Whether all the modules can be found. Nothing is imported: some of these libraries take seconds."""
     return all(_found(module) for module in modules)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _announce(op: str, name: str, dtype: torch.dtype) -> bool:
     return _announce_once(op, name, dtype)
 

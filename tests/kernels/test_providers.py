@@ -1,4 +1,6 @@
 import logging
+import os
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -81,6 +83,29 @@ def test_choice_is_captured_with_the_graph_and_follows_the_override(face):
     assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 3.0))
     with provider("toy", "last"):
         assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_compiler_does_not_look_into_an_opaque_adapter():
+    seen = []
+
+    @providers.opaque
+    def library(x):
+        seen.append(torch.compiler.is_compiling())
+        return x.detach().numpy().sum() * x
+
+    def run(x):
+        return library(x + 1) * 2
+
+    x = torch.ones(3, requires_grad=True)
+    out = torch.compile(run, backend="eager")(x)
+    out.sum().backward()
+    assert torch.equal(out, run(x)) and torch.equal(x.grad, torch.full((3,), 12.0))
+    assert seen and not any(seen)
+
+
+def test_import_of_the_kernels_does_not_import_the_compiler():
+    code = "import sys, hnet_kernels; assert not {'torch._dynamo', 'triton', 'fla'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
 
 
 def test_installed_looks_into_packages_without_importing_them(tmp_path, monkeypatch):

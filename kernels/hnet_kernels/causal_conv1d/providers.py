@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hnet_kernels.packed import segment_ids, widen
-from hnet_kernels.providers import Face, Provider, per_pack, rows_fit_int32
+from hnet_kernels.providers import Face, Provider, opaque, per_pack, rows_fit_int32
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -39,7 +39,7 @@ def suits_fla(x: Tensor, *_: Any) -> bool:
 
 
 # Kernels that tune themselves by running are nothing that torch.compile can look into.
-@torch.compiler.disable
+@opaque
 def fla(x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor) -> Tensor:
     from fla.modules.causal_conv1d import causal_conv1d
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.packed import segment_ids
-from hnet_kernels.providers import Provider, is_half, per_pack, rows_fit_int32
+from hnet_kernels.providers import Provider, is_half, opaque, per_pack, rows_fit_int32
 
 CHUNK = 256
 Result = tuple[Tensor, Tensor | None]
@@ -33,7 +33,7 @@ def suits_mamba(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *_: Any)
 
 
 # Kernels that tune themselves by running are nothing that torch.compile can look into.
-@torch.compiler.disable
+@opaque
 def mamba(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor, return_final_states: bool
 ) -> Result:
@@ -60,7 +60,7 @@ def suits_fla(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *_: Any) -
     return is_half(x) and x.dtype == B.dtype == C.dtype
 
 
-@torch.compiler.disable
+@opaque
 def fla(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor, return_final_states: bool
 ) -> Result:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.packed import segment_ids
-from hnet_kernels.providers import Face, Provider, is_half, per_pack
+from hnet_kernels.providers import Face, Provider, is_half, opaque, per_pack
 from hnet_kernels.varlen_attention import reference
 from hnet_kernels.varlen_attention.reference import with_heads
 
@@ -42,7 +42,7 @@ def suits_flash_4(q: Tensor, *_: Any) -> bool:
 
 
 # The library compiles its kernels by its own means, which torch.compile cannot look into.
-@torch.compiler.disable
+@opaque
 def flash_4(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, causal: bool, max_seqlen: int | None
 ) -> Tensor:
@@ -196,9 +196,7 @@ def plain(
 
 face = Face(
     "varlen_attention",
-    Provider(
-        "flash-attn-4", flash_4, suits_flash_4, ("flash_attn.cute",), "pip install flash-attn-4, or the extra [gpu]"
-    ),
+    Provider("flash-attn-4", flash_4, suits_flash_4, ("flash_attn.cute",), "pip install flash-attn-4"),
     Provider(
         "flash-attn",
         flash_2,
