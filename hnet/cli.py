@@ -200,6 +200,37 @@ def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="random boundaries at this rate instead of the router's, which is untrained here",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result as JSON")
+    _add_bench_kernels(actions)
+
+
+def _add_bench_kernels(actions: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = _command(
+        actions,
+        "kernels",
+        _bench_kernels,
+        "every op of hnet_kernels: time, bandwidth over a copy's, and other ways to the same result",
+        "hnet bench kernels --sizes 65536,1048576 --dtypes bf16 --out results",
+    )
+    parser.add_argument("--ops", type=_words, metavar="A,B", help="ops or cases by name (default: all)")
+    parser.add_argument(
+        "--sizes", type=_integers, default=[65536, 1048576], metavar="T,T", help="packed units (default: 65536,1048576)"
+    )
+    parser.add_argument("--width", type=_positive, default=1024, help="D, the length of a row (default: %(default)s)")
+    parser.add_argument("--units-per-chunk", type=_positive, default=5, help="on average (default: %(default)s)")
+    parser.add_argument(
+        "--dtypes", type=_words, default=["bf16", "fp32"], metavar="A,B", help="bf16, fp32 (default: both)"
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
+    parser.add_argument("--rounds", type=_positive, default=20, help="timings of everything (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write kernels.json and kernels.png there")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _integers(text: str) -> list[int]:
+    return [_positive(word) for word in _words(text)] or [_positive(text)]
 
 
 def _positive(text: str) -> int:
@@ -314,3 +345,18 @@ def _bench_train(arguments: argparse.Namespace) -> None:
         json_path=arguments.json,
         bytes_per_chunk=arguments.bytes_per_chunk,
     )
+
+
+def _bench_kernels(arguments: argparse.Namespace) -> None:
+    from hnet.bench.kernels import bench_kernels, make_plan
+
+    plan = make_plan(
+        arguments.ops,
+        arguments.sizes,
+        width=arguments.width,
+        units_per_chunk=arguments.units_per_chunk,
+        dtypes=arguments.dtypes,
+        device=arguments.device,
+        rounds=arguments.rounds,
+    )
+    bench_kernels(plan, out=arguments.out)
