@@ -83,8 +83,9 @@ class StageConfig(Config):
     boundary: RouterConfig = RouterConfig()
     pool: SelectConfig = SelectConfig()
     unpool: EMAConfig = EMAConfig()
-    residual_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of the operands of the residual projection; sums are float32. The released models use fp32."""
+    residual_precision: Literal["fp32", "tf32", "bf16"] | None = None
+    """Of the operands of the residual projection; sums are float32. Null: bf16 where the model computes in bf16, else
+    fp32. The released models use fp32 in bf16 models too (docs/kernels.md has the difference)."""
 
     @field_validator("encoder", "main", "decoder")
     @classmethod

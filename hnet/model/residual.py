@@ -9,12 +9,12 @@ from hnet_kernels.residual.op import Precision
 
 
 class Residual(nn.Linear):
-    """A linear layer with float32 parameters and operands of a precision of choice.
+    """A linear layer with float32 parameters and operands of a precision of choice; None follows the input.
 
     Two calls for the two ways to use it, both through `forward`, since ZeRO-3 gathers parameters around that.
     """
 
-    def __init__(self, dim: int, precision: Precision, *, device: torch.device | str | None = None) -> None:
+    def __init__(self, dim: int, precision: Precision | None, *, device: torch.device | str | None = None) -> None:
         super().__init__(dim, dim, device=device, dtype=torch.float32)
         self.precision = precision
 
@@ -22,9 +22,10 @@ class Residual(nn.Linear):
         self, x: Tensor, select: tuple[Tensor, Tensor] | None = None
     ) -> Tensor | tuple[Chunks, Tensor]:
         """(T, D) -> (T, D); with `select` = (mask (T,), cu_seqlens) also the chunks of x."""
+        precision = self.precision or ("bf16" if x.dtype == torch.bfloat16 else "fp32")
         if select is None:
-            return residual_linear(x, self.weight, self.bias, precision=self.precision)
-        return chunk_with_residual(x, *select, self.weight, self.bias, precision=self.precision)
+            return residual_linear(x, self.weight, self.bias, precision=precision)
+        return chunk_with_residual(x, *select, self.weight, self.bias, precision=precision)
 
     def with_chunks(self, x: Packed, mask: Tensor) -> tuple[Chunks, Tensor]:
         """The chunks that `mask` (T,) opens in x, and the residual (T, D)."""

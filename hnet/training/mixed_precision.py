@@ -18,9 +18,20 @@ class HalfLinear(nn.Linear):
         return F.linear(input.bfloat16(), self.weight.bfloat16(), bias)
 
 
+class HalfEmbedding(nn.Embedding):
+    """An embedding with fp32 parameters and bf16 rows: what stages hand to each other is then bf16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).bfloat16()
+
+
 def compute_in_bf16(model: nn.Module) -> None:
-    """Make every linear layer of `model` a `HalfLinear`, but the skip connections (`residual`), which H-Net keeps in
-    fp32 (arXiv 2507.07955, section 2.2.3)."""
-    for name, module in model.named_modules():
-        if type(module) is nn.Linear and name.rsplit(".", 1)[-1] != "residual":
+    """Make every linear layer of `model` a `HalfLinear` and every embedding a `HalfEmbedding`.
+
+    The skip connections are a class of their own, with a precision of their own.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear:
             module.__class__ = HalfLinear
+        elif type(module) is nn.Embedding:
+            module.__class__ = HalfEmbedding
