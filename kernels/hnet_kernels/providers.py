@@ -111,17 +111,15 @@ def constant(function: Function) -> Function:
 def opaque(function: Function) -> Function:
     """torch.compile does not look inside, and breaks its graph. The compiler is imported when it is called first."""
 
+    disabled: list[Callable[..., Any]] = []
+
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        return _disabled(function)(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
 
     return run  # type: ignore[return-value]
-
-
-@cache
-def _disabled(function: Callable[..., Any]) -> Callable[..., Any]:
-    disabled: Callable[..., Any] = torch.compiler.disable(function)
-    return disabled
 
 
 @constant

@@ -136,7 +136,7 @@ HALF, FULL, DOUBLE = torch.bfloat16, torch.float32, torch.float64
     ],
 )
 def test_order_of_choice_on_a_gpu(monkeypatch, present, dtype, width, capability, expected):
-    monkeypatch.setattr(providers, "capability", lambda x: capability)
+    monkeypatch.setattr(providers, "capability", lambda device: capability[0])
     known = {"flash-attn-4": "flash_attn.cute", "flash-attn": "flash_attn.flash_attn_interface"}
     absent = {module for name, module in known.items() if name not in present}
     monkeypatch.setattr("hnet_kernels.providers._found", lambda module: module not in absent)

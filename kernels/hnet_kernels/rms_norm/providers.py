@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hnet_kernels.packed import widen
-from hnet_kernels.providers import Face, Provider, rows_fit_int32
+from hnet_kernels.providers import Face, Provider, constant, rows_fit_int32
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MOST_BYTES = 65536
@@ -32,8 +32,13 @@ def eager_rows(x: Tensor) -> bool:
     return x.is_cuda and fits and not torch.compiler.is_compiling()
 
 
+@constant
+def has_fused() -> bool:
+    return hasattr(torch.ops.aten, "_fused_rms_norm")
+
+
 def suits_fused(x: Tensor, weight: Tensor, _eps: float) -> bool:
-    return x.is_cuda and x.dtype == weight.dtype and hasattr(torch.ops.aten, "_fused_rms_norm")
+    return x.is_cuda and x.dtype == weight.dtype and has_fused()
 
 
 def fused(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.packed import segment_ids
-from hnet_kernels.providers import Face, Provider, is_half, opaque, per_pack
+from hnet_kernels.providers import Face, Provider, constant, is_half, opaque, per_pack
 from hnet_kernels.varlen_attention import reference
 from hnet_kernels.varlen_attention.reference import with_heads
 
@@ -32,13 +32,14 @@ def longest(cu_seqlens: Tensor, num_units: int, max_seqlen: int | None) -> int:
     return per_pack(cu_seqlens, ("max_seqlen",), lambda: int(cu_seqlens.diff().max()))
 
 
-def capability(x: Tensor) -> tuple[int, int]:
-    """Compute capability of x's device."""
-    return torch.cuda.get_device_capability(x.device)
+@constant
+def capability(device: torch.device) -> int:
+    """Major compute capability."""
+    return torch.cuda.get_device_capability(device)[0]
 
 
 def suits_flash_4(q: Tensor, *_: Any) -> bool:
-    return is_half(q) and q.shape[2] % 8 == 0 and q.shape[2] <= 128 and capability(q)[0] in (9, 10, 11)
+    return is_half(q) and q.shape[2] % 8 == 0 and q.shape[2] <= 128 and capability(q.device) in (9, 10, 11)
 
 
 # The library compiles its kernels by its own means, which torch.compile cannot look into.
@@ -67,7 +68,7 @@ def flash_4(
 
 
 def suits_flash_2(q: Tensor, *_: Any) -> bool:
-    return is_half(q) and q.shape[2] <= 256 and (torch.version.hip is not None or capability(q)[0] >= 8)
+    return is_half(q) and q.shape[2] <= 256 and (torch.version.hip is not None or capability(q.device) >= 8)
 
 
 def flash_2(
@@ -91,9 +92,14 @@ def flash_2(
     return out
 
 
+@constant
+def varlen_knows(option: str) -> bool:
+    """Whether this PyTorch's varlen_attn does: it had `is_causal` first, then `window_size`, then `enable_gqa`."""
+    return option in varlen_options()
+
+
 @cache
 def varlen_options() -> frozenset[str]:
-    """Parameters of this PyTorch's varlen_attn: it had `is_causal` first, then `window_size`, then `enable_gqa`."""
     from torch.nn.attention.varlen import varlen_attn
 
     return frozenset(inspect.signature(varlen_attn).parameters)
@@ -101,7 +107,7 @@ def varlen_options() -> frozenset[str]:
 
 def suits_torch_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, *_: Any) -> bool:
     fits = is_half(q) and q.shape[2] % 8 == 0 and q.shape[2] <= 256
-    return fits and (window < 0 or "window_size" in varlen_options())
+    return fits and (window < 0 or varlen_knows("window_size"))
 
 
 def torch_varlen(
@@ -111,13 +117,13 @@ def torch_varlen(
 
     max_seqlen = longest(cu_seqlens, q.shape[0], max_seqlen)
     options: dict[str, Any] = {}
-    if "window_size" in varlen_options():
+    if varlen_knows("window_size"):
         options["window_size"] = (window, 0 if causal else window)
     elif window < 0:
         options["is_causal"] = causal
     else:
         raise ValueError("varlen_attn of this PyTorch knows no window")
-    if "enable_gqa" in varlen_options():
+    if varlen_knows("enable_gqa"):
         options["enable_gqa"] = k.shape[1] != q.shape[1]
     else:
         k, v = with_heads(k, q.shape[1]), with_heads(v, q.shape[1])
