@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hnet_kernels import cuda
 from hnet_kernels.tiles import row_tile
 
 SCAN_BLOCK = 4096
@@ -91,6 +92,8 @@ def add_kernel(
 
 
 def chunk_scan(boundary_mask: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if boundary_mask.is_cuda and cuda.library() is not None:
+        return cuda.boundary_scan(boundary_mask, cu_seqlens)
     num_units, num_bounds, device = boundary_mask.shape[0], cu_seqlens.shape[0], boundary_mask.device
     mask = boundary_mask.contiguous().view(torch.int8)
     blocks = triton.cdiv(num_units, SCAN_BLOCK)
