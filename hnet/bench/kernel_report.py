@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -14,18 +15,18 @@ RIVALS = ("eager", "compile", "upstream", "padded_sdpa")
 
 
 def print_table(console: Console, report: Mapping[str, Any]) -> None:
-    """A line for each op, size and dtype; then what was left out or is wrong, each said once."""
+    """A table for each size, a line for each op and dtype; then what was left out or is wrong, each said once."""
     machine = report["machine"]
     rate = report["copy_bytes_per_second"]["median"]
     console.print(f"{machine['device']}: a copy moves {rate / 1e9:,.1f} GB/s", highlight=False)
-    columns = ("op", "units", "dtype", "forward ms", "of copy", "backward ms", "of copy")
     rivals = [name for name in RIVALS if any(name in row["ways"] for row in report["rows"])]
-    headers = (Column(name, no_wrap=True) for name in (*columns, *(f"vs {name}" for name in rivals)))
-    table = Table(*headers, box=None, pad_edge=False)
-    for row in report["rows"]:
-        start = [row["case"], f"{row['num_units']:,}", row["dtype"]]
-        table.add_row(*start, *(_cells(row, rivals) if row["check"]["passed"] else ["wrong, not timed"]))
-    console.print(table, highlight=False)
+    for units in dict.fromkeys(row["num_units"] for row in report["rows"]):
+        columns = (f"{units:,} units", "", "fwd ms", "of copy", "bwd ms", "of copy", *(f"vs {name}" for name in rivals))
+        table = Table(*(Column(name, no_wrap=True) for name in columns), box=None, pad_edge=False)
+        for row in (row for row in report["rows"] if row["num_units"] == units):
+            cells = _cells(row, rivals) if row["check"]["passed"] else ["wrong, not timed"]
+            table.add_row(row["case"], row["dtype"], *cells)
+        console.print(table, highlight=False)
     console.print("of copy: floor bytes per second over a copy's; vs: times faster, forward and backward together")
     for row in report["rows"]:
         if not row["check"]["passed"]:
@@ -41,7 +42,7 @@ def _cells(row: Mapping[str, Any], rivals: list[str]) -> list[str]:
     cells = []
     for name in ("forward", "backward"):
         seconds, share = summary["seconds"][name], summary["share_of_copy"][name]
-        cells += ["?", "?"] if seconds is None else [f"{seconds * 1e3:.3f}", f"{share:.0%}"]
+        cells += ["?", "?"] if seconds is None else [f"{seconds * 1e3:.4g}", f"{share:.0%}"]
     faster = summary["times_faster_than"]
     return cells + [f"{faster[name]['both']:.2f}x" if name in faster else "" for name in rivals]
 
@@ -57,6 +58,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         shares = [row["summary"]["share_of_copy"][name] or 0 for row in rows]
         bandwidth.barh([i + offset for i in range(len(rows))], shares, 0.36, color=COLOURS[name], label=name)
     bandwidth.axvline(1, color="#888888", linewidth=0.8)
+    bandwidth.set_ylim(-0.6, len(rows) - 0.4)
     bandwidth.set_yticks(range(len(rows)), [f"{row['case']} {row['dtype']}" for row in rows])
     bandwidth.set_xlabel("floor bytes per second / copy bandwidth")
     bandwidth.legend(frameon=False, fontsize=8)
@@ -66,11 +68,13 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         if known:
             speed.plot(*zip(*known, strict=True), marker, markersize=5, label=name)
     speed.axvline(1, color="#888888", linewidth=0.8)
-    speed.set_xscale("log")
+    speed.set_xscale("log", base=2)
+    speed.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
     speed.set_xlabel("times faster than, forward and backward")
     if speed.lines[:-1]:
         speed.legend(frameon=False, fontsize=8)
     for axes in (bandwidth, speed):
+        axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right"]].set_visible(False)
     what = "reference operations" if report["implementation"] == "reference" else "kernels"
     width = rows[0]["width"] if rows else 0
