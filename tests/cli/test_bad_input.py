@@ -182,6 +182,16 @@ OVERRIDES = [
     Case("a flag as a number", f"{TRAIN} training.steps=true", ["training.steps: got true; allowed: an integer"]),
     Case("a number as text", f"{TRAIN} output_dir=2026", ["output_dir: got 2026", "put it in quotes"]),
     Case("nothing to train on", f"{TRAIN} data.train=[]", ["data.train: got [] (a list)", "at least 1"]),
+    Case(
+        "bound on chunks above one per unit",
+        f"{TRAIN} model.stages.0.boundary.max_chunk_fraction=2",
+        ["boundary.max_chunk_fraction: got 2", "a number greater than 0 of at most 1 or null"],
+    ),
+    Case(
+        "no such precision of the residual",
+        f"{TRAIN} model.stages.0.residual_precision=fp8",
+        ["model.stages.0.residual_precision: got 'fp8'", "one of fp32, tf32, bf16 or null"],
+    ),
     Case("no such stage", f"{TRAIN} model.stages.2.d_model=8", ["model.stages has 2 items", "from 0 to 1"]),
     Case("inside a number", f"{TRAIN} training.steps.x=8", ["training.steps is an integer (2) and has no 'x' inside"]),
     Case("broken list", f"{TRAIN} data.train=[a", ["override 'data.train=[a'", "not valid YAML"]),
