@@ -61,6 +61,11 @@ def test_residual_gets_the_gradient_without_a_copy():
 OFFSETS = torch.tensor([0, 3, 4, 6, 7], dtype=torch.int32)
 
 
+def test_wrong_number_of_offsets_is_refused():
+    with pytest.raises(ValueError, match="chunk_offsets of 4 chunks"):
+        upsample(torch.randn(4, 5), INDEX, torch.rand(7), torch.randn(7, 5), chunk_offsets=OFFSETS[:-1])
+
+
 def test_is_captured_as_one_graph():
     def function(zbar, confidence, residual):
         return upsample(zbar, INDEX, confidence, residual, chunk_offsets=OFFSETS, out_dtype=torch.bfloat16)

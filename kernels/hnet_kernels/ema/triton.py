@@ -206,7 +206,9 @@ def mark(prob: Tensor, cu_seqlens: Tensor) -> Tensor:
     gate = torch.empty(prob.shape, dtype=torch.float32, device=prob.device)
     num_rows, num_documents = prob.shape[0], cu_seqlens.shape[0] - 1
     grid = (triton.cdiv(num_rows, 256),)
-    mark_kernel[grid](prob, cu_seqlens, gate, num_rows, num_documents, num_documents.bit_length(), BLOCK=256)
+    mark_kernel[grid](
+        prob, cu_seqlens.contiguous(), gate, num_rows, num_documents, num_documents.bit_length(), BLOCK=256
+    )
     return gate
 
 

@@ -17,6 +17,9 @@ def expand(
     chunk_offsets: Tensor | None,
     out_dtype: torch.dtype,
 ) -> Tensor:
+    if chunk_offsets is not None and chunk_offsets.shape != (zbar.shape[0] + 1,):
+        wanted, got = (zbar.shape[0] + 1,), tuple(chunk_offsets.shape)
+        raise ValueError(f"chunk_offsets of {zbar.shape[0]} chunks must have shape {wanted}, got {got}")
     return implementation("upsample", zbar).upsample_forward(zbar, chunk_index, residual, out_dtype)
 
 
@@ -84,5 +87,8 @@ def upsample(
 
     Returns:
         (T,D), summed in float32 and rounded once.
+
+    Raises:
+        ValueError: chunk_offsets does not have M+1 elements.
     """
     return expand(zbar, chunk_index, confidence, residual, chunk_offsets, out_dtype or residual.dtype)

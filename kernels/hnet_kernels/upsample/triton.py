@@ -179,6 +179,7 @@ def upsample_backward(
     if chunk_offsets is None:
         every_chunk = torch.arange(zbar.shape[0] + 1, device=zbar.device)
         chunk_offsets = torch.searchsorted(chunk_index, every_chunk, out_int32=True)
+    chunk_offsets = chunk_offsets.contiguous()
     block = backward_columns(width, grad.dtype, zbar.dtype)
     num_blocks = triton.cdiv(width, block)
     dzbar = torch.empty_like(zbar)
