@@ -208,6 +208,20 @@ def test_scores_of_ten_thousand_do_not_overflow(dtype):
     assert [t.flatten().tolist() for t in grads] == [[0.0, 0.0], [0.0] * 4, [1.0, 1.0, 0.0, 0.0]]
 
 
+def test_a_nan_is_passed_on_within_its_chunk_alone():
+    lengths = [2, 3, 1]
+    q, k, v = (t.float().to(DEVICE).requires_grad_() for t in pool_inputs(lengths, 1))
+    with torch.no_grad():
+        k[3] = torch.nan
+    with backend("triton"), poisoned_empty():
+        out = pool_attention(q, k, v, bounds(lengths).to(DEVICE))
+        dq, dk, dv = torch.autograd.grad(out.sum(), (q, k, v))
+    for chunks in (out, dq):
+        assert chunks[1].isnan().all() and chunks[[0, 2]].isfinite().all()
+    for units in (dk, dv):
+        assert units[2:5].isnan().all() and units[[0, 1, 5]].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("group", "heads", "width", "itemsize", "head_block", "num_warps", "programs"),
     [

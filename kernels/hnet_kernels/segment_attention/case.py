@@ -68,15 +68,15 @@ def padded(chunk_offsets: Tensor, num_units: int) -> tuple[Tensor, Tensor, Tenso
 def pool_padded(q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor) -> Tensor:
     """Every chunk padded to the longest; one batched call of PyTorch's attention, padding masked."""
     index, used, _ = padded(chunk_offsets, k.shape[0])
-    heads_first = (t.transpose(1, 2) for t in (q, k[index], v[index]))
-    return F.scaled_dot_product_attention(*heads_first, attn_mask=used[:, None, None]).transpose(1, 2)
+    q, k, v = (t.transpose(1, 2) for t in (q, k[index], v[index]))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=used[:, None, None]).transpose(1, 2)
 
 
 def unpool_padded(q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor) -> Tensor:
     """The units of every chunk padded to the longest; one batched call, results of the padding dropped."""
     index, _, slot = padded(chunk_offsets, q.shape[0])
-    out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q[index], k, v)))
-    return out.transpose(1, 2).flatten(0, 1)[slot]
+    q, k, v = (t.transpose(1, 2) for t in (q[index], k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)[slot]
 
 
 CASES: tuple[Case, ...] = (

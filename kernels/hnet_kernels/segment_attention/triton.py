@@ -120,8 +120,8 @@ def pool_backward_kernel(
         k = _load(k_ptr + t * k_stride + (row[:, None, None] * k_stride + lane), here, HEAD_BLOCK, WIDTH_BLOCK)
         v = _load(v_ptr + t * v_stride + (row[:, None, None] * v_stride + lane), here, HEAD_BLOCK, WIDTH_BLOCK)
         score = tl.sum(q * k, 3, keep_dims=True) * (scale * LOG2E)
-        score = tl.where((row < stop - first)[:, None, None, None], score, float("-inf"))
-        weight = tl.exp2(score - logsumexp)
+        # Rows past the end have k = v = 0 and add nothing, if only their weight is finite; of others it is at most 1.
+        weight = tl.exp2(tl.minimum(score - logsumexp, 0.0, propagate_nan=tl.PropagateNan.ALL))
         dscore = weight * (tl.sum(grad * v, 3, keep_dims=True) - delta) * scale
         unit_at = t * (HEADS * WIDTH) + (row[:, None, None] * (HEADS * WIDTH) + lane)
         _store(dv_ptr + unit_at, tl.sum(weight * grad, 1, keep_dims=True), here)
