@@ -6,6 +6,7 @@ from packs import assert_same, both_precisions, bounds, every_pack, poisoned_emp
 from torch import Tensor
 
 from hnet_kernels.dispatch import backend
+from hnet_kernels.segment_reduce import triton as kernels
 from hnet_kernels.segment_reduce.case import CASES
 from hnet_kernels.segment_reduce.op import segment_reduce
 
@@ -63,6 +64,26 @@ def test_equals_a_loop_over_units(lengths, dtype, reduction):
 def test_kernels_equal_a_loop_over_units(lengths, reduction, dtype):
     with backend("triton"), poisoned_empty():
         compare(lengths, 7, reduction, dtype, DEVICE)
+
+
+@pytest.mark.parametrize(
+    "lengths", [[9], [8], [20, 21], [3, 9, 9, 1, 8], [1] * 7 + [30], [30, 1, 1], [5, 14, 12, 40]], ids=str
+)
+@every_reduction
+def test_long_chunks_are_shared_by_programs(lengths, reduction, monkeypatch):
+    monkeypatch.setattr(kernels, "PIECE", 8)
+    with backend("triton"), poisoned_empty():
+        compare(lengths, 7, reduction, torch.float32, DEVICE)
+
+
+def test_long_chunks_keep_the_first_of_equal_maxima_and_nans(monkeypatch):
+    monkeypatch.setattr(kernels, "PIECE", 4)
+    x = torch.zeros(21, 3, device=DEVICE)
+    x[2, 0] = x[9, 0] = x[18, 0] = 1.0
+    x[13, 1] = x[17, 1] = float("nan")
+    with backend("triton"):
+        out, argmax = torch.ops.hnet.segment_reduce(x, bounds([1, 20]).to(DEVICE), "max")
+    assert argmax[1].tolist() == [2, 13, 1] and out[1, 0] == 1 and bool(out[1, 1].isnan())
 
 
 @pytest.mark.parametrize("width", [1, 70, 384])

@@ -1,5 +1,7 @@
 """A linear map for every offset inside a chunk: grouped products of a library, and the moves of rows around them."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -10,7 +12,7 @@ from hnet_kernels.segment_reduce.triton import ordered_segment_sum
 from hnet_kernels.tiles import row_tile
 
 # Private in older releases, and missing in the oldest.
-grouped_mm = getattr(torch.nn.functional, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+grouped_mm: Any = getattr(torch.nn.functional, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
 
 @triton.jit(do_not_specialize=["num_units"])
