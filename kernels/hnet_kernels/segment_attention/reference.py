@@ -28,7 +28,7 @@ def pool_attention_forward(
     blocks = row_blocks(num_units, q[0].numel())
     score = q.new_empty(num_units, *q.shape[1:3])
     for a, b in blocks:
-        score[a:b] = (q.index_select(0, chunk[a:b]) * k[a:b, None]).sum(-1)
+        torch.sum(q.index_select(0, chunk[a:b]).mul_(k[a:b, None]), -1, out=score[a:b])
     score *= scale
     by_chunk = chunk[:, None, None].expand_as(score)
     highest = torch.full_like(q[..., 0], -torch.inf).scatter_reduce_(0, by_chunk, score, "amax")
@@ -56,29 +56,30 @@ def pool_attention_backward(
     chunk, _ = locate(chunk_offsets, k.shape[0])
     delta = (grad * out).sum(-1)
     dq = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    dk, dv = (torch.empty(k.shape, dtype=dtype, device=k.device) for _ in range(2))
+    dk, dv = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in range(2))
     for a, b in row_blocks(k.shape[0], q[0].numel()):
         rows = chunk[a:b]
         queries, grads = q.index_select(0, rows), grad.index_select(0, rows)
         score = (queries * k[a:b, None]).sum(-1) * scale
         weight = score.sub_(logsumexp.index_select(0, rows)).exp_()
         dscore = (grads * v[a:b, None]).sum(-1).sub_(delta.index_select(0, rows)).mul_(weight).mul_(scale)
-        dv[a:b] = grads.mul_(weight[..., None]).sum(1)
-        dk[a:b] = queries.mul_(dscore[..., None]).sum(1)
+        torch.sum(grads.mul_(weight[..., None]), 1, out=dv[a:b])
+        torch.sum(queries.mul_(dscore[..., None]), 1, out=dk[a:b])
         dq.index_add_(0, rows, dscore[..., None] * k[a:b, None])
-    return dq.to(dtype), dk, dv
+    return dq.to(dtype), dk.to(dtype), dv.to(dtype)
 
 
 def unpool_attention_forward(q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor, scale: float) -> Tensor:
     """Output (T,H,P) in q's dtype; zero outside of the chunks."""
     chunk, inside = locate(chunk_offsets, q.shape[0])
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    dtype = q.dtype
     q, k, v = widen(q, k, v)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for a, b in row_blocks(q.shape[0], k[0].numel()):
         rows = chunk[a:b]
-        weight = ((q[a:b, None] * k.index_select(0, rows)).sum(-1) * scale).softmax(1)
-        out[a:b] = (weight[..., None] * v.index_select(0, rows)).sum(1)
-    return out.masked_fill_(~inside[:, None, None], 0)
+        weight = (k.index_select(0, rows).mul_(q[a:b, None]).sum(-1) * scale).softmax(1)
+        torch.sum(v.index_select(0, rows).mul_(weight[..., None]), 1, out=out[a:b])
+    return out.masked_fill_(~inside[:, None, None], 0).to(dtype)
 
 
 def unpool_attention_backward(
@@ -89,7 +90,7 @@ def unpool_attention_backward(
     grad, q, k, v = widen(grad, q, k, v)
     chunk, inside = locate(chunk_offsets, q.shape[0])
     outside = ~inside[:, None, None]
-    dq = torch.empty(q.shape, dtype=dtype, device=q.device)
+    dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     dk, dv = (torch.zeros(k.shape, dtype=k.dtype, device=k.device) for _ in range(2))
     for a, b in row_blocks(q.shape[0], k[0].numel()):
         rows = chunk[a:b]
@@ -99,7 +100,7 @@ def unpool_attention_backward(
         weight = ((queries * keys).sum(-1) * scale).softmax(1)
         dweight = (grads * v.index_select(0, rows)).sum(-1)
         dscore = (dweight - (weight * dweight).sum(1, keepdim=True)).mul_(weight).mul_(scale)[..., None]
-        dq[a:b] = keys.mul_(dscore).sum(1)
+        torch.sum(keys.mul_(dscore), 1, out=dq[a:b])
         dk.index_add_(0, rows, dscore * queries)
         dv.index_add_(0, rows, weight[..., None] * grads)
-    return dq.masked_fill_(outside, 0), dk.to(dtype), dv.to(dtype)
+    return dq.masked_fill_(outside, 0).to(dtype), dk.to(dtype), dv.to(dtype)
