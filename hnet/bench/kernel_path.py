@@ -35,9 +35,9 @@ def inputs(sizes: Sizes) -> dict[str, Any]:
 def run(q: Tensor, k: Tensor, x: Tensor, residual: Tensor, cu_seqlens: Tensor) -> Tensor:
     routing = route(q, k, cu_seqlens)
     chunks = chunk(x, routing.mask, cu_seqlens)
-    prob = routing.prob.index_select(0, chunks.offsets[:-1])
+    prob = routing.prob.index_select(0, chunks.chunk_offsets[:-1])
     zbar = ema(chunks.values, prob, chunks.cu_seqlens, at_least_half=True)
-    return upsample(zbar, chunks.index, routing.confidence, residual, chunk_offsets=chunks.offsets)
+    return upsample(zbar, chunks.chunk_index, routing.confidence, residual, chunk_offsets=chunks.chunk_offsets)
 
 
 def eager(q: Tensor, k: Tensor, x: Tensor, residual: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ def test_with_room_for_more_chunks_the_rest_is_zeros(name):
         got = chunk(x, mask, cu_seqlens, max_chunks=count + 3)
         (grad,) = torch.autograd.grad((got.values.sin() + got.values).sum(), x)
     assert got.values.shape == (count + 3, 5) and not got.values[count:].any()
-    assert torch.equal(got.values[:count], want.values) and torch.equal(got.index, want.index)
-    assert got.offsets.tolist() == [*want.offsets.tolist(), 11, 11, 11]
+    assert torch.equal(got.values[:count], want.values) and torch.equal(got.chunk_index, want.chunk_index)
+    assert got.chunk_offsets.tolist() == [*want.chunk_offsets.tolist(), 11, 11, 11]
     assert int(got.cu_seqlens[-1]) == count
     torch.testing.assert_close(grad, want_grad + mask[:, None].float())
 

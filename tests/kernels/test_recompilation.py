@@ -18,8 +18,8 @@ def chunking_path(x: Tensor, weight: Tensor, bias: Tensor, cu_seqlens: Tensor) -
     """Everything between the encoder and the decoder of a stage, with the chunks themselves as the inner stage."""
     routing = route(x, x, cu_seqlens)
     chunks, residual = chunk_with_residual(x, routing.mask, cu_seqlens, weight, bias)
-    smoothed = ema(chunks.values, routing.prob[chunks.offsets[:-1]], chunks.cu_seqlens, at_least_half=True)
-    return upsample(smoothed, chunks.index, routing.confidence, residual, chunk_offsets=chunks.offsets)
+    smoothed = ema(chunks.values, routing.prob[chunks.chunk_offsets[:-1]], chunks.cu_seqlens, at_least_half=True)
+    return upsample(smoothed, chunks.chunk_index, routing.confidence, residual, chunk_offsets=chunks.chunk_offsets)
 
 
 def inputs(lengths: list[int], width: int) -> tuple[Tensor, Tensor]:

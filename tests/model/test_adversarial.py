@@ -68,8 +68,8 @@ def test_kernels_chunk_the_pack_as_the_reference_does(lengths, same):
         x = x.to(device).requires_grad_()
         routing = route(x, x, cu_seqlens)
         chunks = chunk(x, routing.mask, cu_seqlens)
-        smoothed = ema(chunks.values, routing.prob[chunks.offsets[:-1]], chunks.cu_seqlens, at_least_half=True)
-        out = upsample(smoothed, chunks.index, routing.confidence, x, chunk_offsets=chunks.offsets)
+        smoothed = ema(chunks.values, routing.prob[chunks.chunk_offsets[:-1]], chunks.cu_seqlens, at_least_half=True)
+        out = upsample(smoothed, chunks.chunk_index, routing.confidence, x, chunk_offsets=chunks.chunk_offsets)
         out.square().sum().backward()
         return [out.detach(), x.grad, chunks.cu_seqlens]
 

@@ -20,10 +20,10 @@ class Chunks(NamedTuple):
     """(M,D)."""
     cu_seqlens: Tensor
     """(B+1,) int32, documents over chunks; its last entry is M."""
-    index: Tensor
+    chunk_index: Tensor
     """(T,) int64, the chunk of every unit."""
-    offsets: Tensor
-    """(M+1,) int32: chunk j is the units offsets[j] to offsets[j+1] - 1."""
+    chunk_offsets: Tensor
+    """(M+1,) int32: chunk j is the units chunk_offsets[j] to chunk_offsets[j+1] - 1."""
 
 
 class PendingCount:
@@ -154,7 +154,7 @@ def chunk(x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, *, max_chunks: i
         x: (T,D).
         boundary_mask: (T,) bool, true at the first unit of every document.
         cu_seqlens: (B+1,) int32.
-        max_chunks: rows of the result; those from M on are zeros, and offsets[M:] are T.
+        max_chunks: rows of the result; those from M on are zeros, and chunk_offsets[M:] are T.
 
     Raises:
         ValueError: cu_seqlens does not rise strictly from 0 to T.
