@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hnet_kernels.case import Case, Sizes
 from hnet_kernels.chunk.op import chunk, chunk_with_residual
+from hnet_kernels.residual.op import Precision
 from hnet_kernels.residual.reference import result_dtype
 
 
@@ -38,7 +39,7 @@ def inputs_with_residual(sizes: Sizes) -> dict[str, Any]:
 def run_with_residual(
     x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    precision = "bf16" if x.dtype == torch.bfloat16 else "fp32"
+    precision: Precision = "bf16" if x.dtype == torch.bfloat16 else "fp32"
     chunks, residual = chunk_with_residual(x, boundary_mask, cu_seqlens, weight, bias, precision=precision)
     return chunks.values, residual
 
