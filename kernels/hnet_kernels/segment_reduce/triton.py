@@ -110,9 +110,9 @@ def pieces_kernel(
     stop = tl.where(long, tl.minimum(tl.minimum(start + PIECE, num_units), end), start)
     total, unit = reduce_rows(x_ptr, order_ptr, start, stop, width, column, MAX, ORDERED, UNROLL)
     at = tl.cast(tile, tl.int64) * width + column
-    tl.store(piece_ptr + at, total, mask=(column < width) & long)
+    tl.store(piece_ptr + at, total, mask=(column < width) & (start < stop))
     if MAX:
-        tl.store(piece_unit_ptr + at, unit, mask=(column < width) & long)
+        tl.store(piece_unit_ptr + at, unit, mask=(column < width) & (start < stop))
 
 
 @triton.jit(do_not_specialize=["num_chunks", "search_steps", "num_units"])
