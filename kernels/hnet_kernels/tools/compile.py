@@ -18,6 +18,7 @@ import triton
 
 from hnet_kernels.case import Case, Sizes
 from hnet_kernels.tools.cases import discover
+from hnet_kernels.tools.document import replace_table
 from hnet_kernels.tools.record import Launch, merge, parse_target, record_launches
 from hnet_kernels.tools.resources import Resources, measure
 
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", default=",".join(TARGETS), help="default: %(default)s")
     parser.add_argument("--ops", help="op folders or case names, separated by commas; default: all")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every compilation as JSON")
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/kernels.md")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="renew the table in docs/kernels.md")
     arguments = parser.parse_args(argv)
     cases = discover(arguments.ops and arguments.ops.split(","))
     began = time.perf_counter()
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     if arguments.markdown:
-        print(markdown(results))
+        replace_table(arguments.markdown, "compiled", markdown(results))
     seconds = time.perf_counter() - began
     print(f"{len(results)} compilations in {seconds:.0f} s, {faulty} with faults", file=sys.stderr)
     return 1 if faulty else 0

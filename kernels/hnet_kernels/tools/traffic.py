@@ -2,7 +2,7 @@
 
 Masks are respected, an address that is loaded twice counts twice, and an atomic operation is a load and a store. What
 PyTorch operations between the kernels read and write counts too, so nothing hides outside them. The process must have
-begun with TRITON_INTERPRET=1. `python -m hnet_kernels.tools.traffic` prints the table of docs/kernels.md.
+begun with TRITON_INTERPRET=1. `python -m hnet_kernels.tools.traffic` prints a table.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 from hnet_kernels.case import Case, Sizes
 from hnet_kernels.dispatch import backend
 from hnet_kernels.tools.cases import backward, differentiable, discover, ones
+from hnet_kernels.tools.document import replace_table
 
 ALLOWED = 1.15
 """Times the floor."""
@@ -218,12 +219,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ops", help="op folders or case names, separated by commas; default: all")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--chunks", type=int, default=256, help="of five units each (default: %(default)s)")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="renew the table in docs/kernels.md")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the ratios, forward and backward, by case")
     parser.add_argument("--details", action="store_true", help="bytes by kernel and PyTorch operation")
     arguments = parser.parse_args(argv)
     sizes = Sizes(5 * arguments.chunks, arguments.chunks, arguments.width, num_documents=4)
     every = [count(case, sizes) for _, case in discover(arguments.ops and arguments.ops.split(","))]
     print(markdown(every))
+    if arguments.markdown:
+        replace_table(arguments.markdown, "bytes", markdown(every))
     if arguments.json:
         arguments.json.write_text(json.dumps({traffic.name: traffic.ratios for traffic in every}, indent=1) + "\n")
     for traffic in every if arguments.details else ():
