@@ -76,10 +76,15 @@ class LanguageModel(nn.Module):
         return self
 
     def forward(
-        self, input_ids: Tensor, cu_seqlens: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        cu_seqlens: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        max_seqlen: int | None = None,
     ) -> ModelOutput:
         """Packed: ids (T,) int64 and cu_seqlens (B + 1,) int32. Padded: ids (B, L) and a 0/1 mask (B, L).
 
+        `max_seqlen`, units of the longest document or more, spares a GPU the question.
         Padded input is packed first, so padding changes nothing; its logits are zero at padding.
         Raises ValueError for ids of another shape, or cu_seqlens that do not cover them.
         """
@@ -90,7 +95,8 @@ class LanguageModel(nn.Module):
             logits = logits.index_copy(0, index, output.logits)
             return ModelOutput(logits.view(*input_ids.shape, -1), output.stages)
         cu_seqlens = self._checked(input_ids, cu_seqlens)
-        hidden, stages = self.stage(Packed(self.embedding(input_ids), cu_seqlens), input_ids.shape[0])
+        pack = Packed(self.embedding(input_ids), cu_seqlens, max_seqlen)
+        hidden, stages = self.stage(pack, input_ids.shape[0])
         return ModelOutput(self.head(hidden), stages)
 
     def loss(self, input_ids: Tensor, cu_seqlens: Tensor | None = None, labels: Tensor | None = None) -> Losses:

@@ -10,11 +10,13 @@ from torch import Tensor
 class Packed:
     """Documents laid end to end, without padding.
 
-    `values` is (T, D); `cu_seqlens` is (B + 1,) int32, from 0 to T, strictly increasing.
+    `values` is (T, D); `cu_seqlens` is (B + 1,) int32, from 0 to T, strictly increasing. No document has more than
+    `max_seqlen` units, if that is known to the host; stages inside have no more, so they need not ask the device.
     """
 
     values: Tensor
     cu_seqlens: Tensor
+    max_seqlen: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from hnet.model.blocks.mlp import SwiGLU
 from hnet.model.blocks.norm import RMSNorm
 from hnet.model.cache import LayerCache
 from hnet.model.config import StageConfig, parse_layers
+from hnet.model.packed import Packed
 from hnet.model.precision import at_least_float32
 
 
@@ -71,9 +72,10 @@ class Stack(nn.Module):
     def num_residuals(self) -> int:
         return sum(block.num_residuals for block in self.layers)  # type: ignore[misc]
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
-        """(T, D) -> (T, D) in the dtype of `x`."""
-        context = PackContext(cu_seqlens, x.shape[0])
+    def forward(self, pack: Packed, caches: list[LayerCache] | None = None) -> Tensor:
+        """(T, D) -> (T, D) in the dtype of its values."""
+        x = pack.values
+        context = PackContext(pack.cu_seqlens, x.shape[0], pack.max_seqlen)
         if self._rotates:
             # Made here, not by the first layer: a compiled block cannot make what others share.
             context.rotary(self._attention.rotary_dim, self._attention.rotary_base)

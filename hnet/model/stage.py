@@ -1,7 +1,7 @@
 """The one recursive stage: segment, encode, pool, main (perhaps another stage), unpool, decode."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -79,21 +79,21 @@ class Stage(nn.Module):
         outer_width = x.values.shape[-1]
         values = self._widened(x.values)
         if self.config.is_innermost:
-            values = self.main(values, x.cu_seqlens, cache.main if cache else None)
+            values = self.main(replace(x, values=values), cache.main if cache else None)
             return values[:, :outer_width], []
-        encoded = self.encoder(values, x.cu_seqlens, cache.encoder if cache else None)
+        encoded = self.encoder(replace(x, values=values), cache.encoder if cache else None)
         boundaries = self.router(encoded, x.cu_seqlens, cache.boundary if cache else None)
-        chunks, chunk_map, residual = self.pool(Packed(encoded, x.cu_seqlens), boundaries, self.residual)
+        chunks, chunk_map, residual = self.pool(replace(x, values=encoded), boundaries, self.residual)
         inner, outputs = self.inner(chunks, num_bytes, cache.inner if cache else None)
         restored = self.unpool(
-            Packed(inner, chunks.cu_seqlens),
+            replace(chunks, values=inner),
             boundaries,
             chunk_map,
             residual,
             encoded.dtype,
             cache.unpool if cache else None,
         )
-        decoded = self.decoder(restored, x.cu_seqlens, cache.decoder if cache else None)
+        decoded = self.decoder(replace(x, values=restored), cache.decoder if cache else None)
         output = StageOutput(boundaries, x.cu_seqlens, chunks.values.shape[0], num_bytes)
         return decoded[:, :outer_width], [output, *outputs]
 

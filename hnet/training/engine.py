@@ -106,7 +106,8 @@ class Engine(ABC):
     def to_device(self, batch: Batch) -> DeviceBatch:
         """The tensors of a micro-batch where the model is."""
         tensors = (batch.input_ids, batch.labels, batch.cu_seqlens)
-        return DeviceBatch(*(tensor.to(self.device, non_blocking=True) for tensor in tensors))
+        ids, labels, cu_seqlens = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        return DeviceBatch(ids, labels, cu_seqlens, int(batch.cu_seqlens.diff().max()))
 
     def close(self) -> None:
         """Let all ranks meet and leave the process group."""
@@ -136,11 +137,11 @@ class PlainEngine(Engine):
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self._wrapped)
 
     def forward(self, batch: DeviceBatch) -> ForwardSums:
-        return self._wrapped(batch.input_ids, batch.labels, batch.cu_seqlens)
+        return self._wrapped(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen)
 
     @torch.no_grad()
     def evaluate(self, batch: DeviceBatch) -> ForwardSums:
-        return self.module(batch.input_ids, batch.labels, batch.cu_seqlens)
+        return self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen)
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         self.accelerator.backward(loss * self.world_size)

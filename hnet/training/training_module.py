@@ -27,6 +27,8 @@ class DeviceBatch:
     input_ids: Tensor
     labels: Tensor
     cu_seqlens: Tensor
+    max_seqlen: int
+    """Units of the longest sequence."""
 
 
 class TrainingModule(nn.Module):
@@ -36,9 +38,9 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, labels: Tensor, cu_seqlens: Tensor) -> ForwardSums:
+    def forward(self, input_ids: Tensor, labels: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> ForwardSums:
         """`input_ids`, `labels` (T,) int64 and `cu_seqlens` (B + 1,) int32 of one micro-batch."""
-        output = self.model(input_ids, cu_seqlens=cu_seqlens)
+        output = self.model(input_ids, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
         cross_entropy = cross_entropy_sum(output.logits, labels)
         stages = output.stages
         if not stages:

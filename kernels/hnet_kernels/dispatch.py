@@ -1,7 +1,8 @@
 """Which implementation of an op runs: its plain PyTorch `reference`, or its Triton kernels.
 
-Both modules of an op folder define the same functions. Without a choice, tensors on a GPU go to the kernels and
-tensors on a CPU to the reference; kernels run on a CPU, interpreted and slowly, only when asked for.
+Both modules of an op folder define the same functions. Without a choice, tensors on a GPU go to the kernels and tensors on
+a CPU to the reference; kernels run on a CPU, interpreted and slowly, only when asked for. They add up in float32, so that
+float64 always goes to the reference.
 """
 
 import importlib
@@ -13,6 +14,7 @@ from functools import cache
 from types import ModuleType
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Backend = Literal["auto", "reference", "triton"]
@@ -47,4 +49,5 @@ def has_triton() -> bool:
 def implementation(op: str, x: Tensor) -> ModuleType:
     """The module `hnet_kernels.<op>.reference` or `hnet_kernels.<op>.triton` that runs the op for tensors like x."""
     wants_kernels = _chosen == "triton" or (_chosen == "auto" and x.is_cuda and has_triton())
+    wants_kernels = wants_kernels and x.dtype != torch.float64
     return importlib.import_module(f"hnet_kernels.{op}.{'triton' if wants_kernels else 'reference'}")

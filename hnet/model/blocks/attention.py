@@ -28,7 +28,7 @@ class Attention(nn.Module):
         q, k, v = self._project(x, tables)
         if cache is not None:
             cache.write(k, v, context.sequence_index, context.positions)
-        out = varlen_attention(q, k, v, context.cu_seqlens, window=self.config.window)
+        out = varlen_attention(q, k, v, context.cu_seqlens, window=self.config.window, max_seqlen=context.max_seqlen)
         return self.out_proj(out.flatten(1))
 
     def step(self, x: Tensor, cache: AttentionCache, rows: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from hnet_kernels.packed import segment_ids
 
 
 class PackContext:
-    """Layout of one pack of `total` units in documents `cu_seqlens` (B + 1,) int32."""
+    """Layout of one pack of `total` units in documents `cu_seqlens` (B + 1,) int32 of up to `max_seqlen` units."""
 
-    def __init__(self, cu_seqlens: Tensor, total: int) -> None:
+    def __init__(self, cu_seqlens: Tensor, total: int, max_seqlen: int | None = None) -> None:
         self.cu_seqlens = cu_seqlens
         self.total = total
+        self.max_seqlen = max_seqlen
         self._tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}
 
     @cached_property

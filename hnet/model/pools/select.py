@@ -16,7 +16,8 @@ class SelectPool(nn.Module):
     def forward(self, x: Packed, boundaries: Boundaries, residual: Residual) -> tuple[Packed, ChunkMap, Tensor]:
         """T units -> M chunks, which units they hold, and the residual path (T, D)."""
         chunks, skip = residual.with_chunks(x, boundaries.mask)
-        return Packed(chunks.values, chunks.cu_seqlens), ChunkMap(chunks.chunk_index, chunks.chunk_offsets), skip
+        pooled = Packed(chunks.values, chunks.cu_seqlens, x.max_seqlen)
+        return pooled, ChunkMap(chunks.chunk_index, chunks.chunk_offsets), skip
 
     def step(self, x: Tensor) -> Tensor:
         """States (R, D) of units that open a chunk -> chunk vectors (R, D)."""
