@@ -1,8 +1,8 @@
 """Which implementation of an op runs: its plain PyTorch `reference`, or its Triton kernels.
 
-Both modules of an op folder define the same functions. Without a choice, tensors on a GPU go to the kernels and tensors on
-a CPU to the reference; kernels run on a CPU, interpreted and slowly, only when asked for. They add up in float32, so that
-float64 always goes to the reference.
+Both modules of an op folder define the same functions. Without a choice, tensors on a GPU go to the kernels and tensors
+on a CPU to the reference; kernels run on a CPU, interpreted and slowly, only when asked for. They add up in float32, so
+that float64 always goes to the reference.
 """
 
 import importlib
