@@ -15,7 +15,8 @@ import hnet_kernels
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(hnet_kernels.__file__).parent
 TARGETS = {"cuda:80", "cuda:90", "cuda:100", "hip:gfx942"}
-SHAPES = {f"D={width} {dtype}" for width in (1024, 1536, 2048) for dtype in ("bf16", "fp32")}
+# In fp32 one width, which keeps a first run under four minutes; the table of docs/kernels.md has all three.
+SHAPES = {"D=1024 bf16", "D=1536 bf16", "D=2048 bf16", "D=1024 fp32"}
 
 # Three mistakes on purpose: a tile that does not fit into registers, loads of half the width, a loop with a break.
 PLANTED = """
@@ -72,7 +73,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str]:
     """Every compilation, and what the command said of faults."""
     path = tmp_path_factory.mktemp("compile") / "compiled.json"
-    done = run("-m", "hnet_kernels.tools.compile", "--json", str(path))
+    done = run("-m", "hnet_kernels.tools.compile", "--fp32-widths", "1024", "--json", str(path))
     assert path.exists(), done.stderr
     return json.loads(path.read_text()), done.stderr
 

@@ -141,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 1 when anything fails, spills or loads rows in narrow pieces."""
     parser = argparse.ArgumentParser("python -m hnet_kernels.tools.compile", description=__doc__.partition("\n")[0])
     parser.add_argument("--targets", default=",".join(TARGETS), help="default: %(default)s")
+    parser.add_argument(
+        "--fp32-widths", default=",".join(map(str, WIDTHS)), help="widths in fp32; default: %(default)s"
+    )
     parser.add_argument("--ops", help="op folders or case names, separated by commas; default: all")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every compilation as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="renew the table in docs/kernels.md")
@@ -152,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in result.faults():
             print(f"{result}: {fault}", file=sys.stderr, flush=True)
 
-    results = compile_cases(cases, arguments.targets.split(","), report=show)
+    fp32_widths = {int(width) for width in arguments.fp32_widths.split(",")}
+    shapes = [sizes for sizes in SHAPES if sizes.dtype != torch.float32 or sizes.width in fp32_widths]
+    results = compile_cases(cases, arguments.targets.split(","), shapes, report=show)
     faulty = sum(bool(result.faults()) for result in results)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
