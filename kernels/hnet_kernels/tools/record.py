@@ -115,13 +115,19 @@ def record_launches(op: str, case: Case, sizes: Sizes, targets: list[str]) -> li
         rows = frozenset(name for name, value in named.items() if points_to_rows(value, sizes.width))
         for target in targets:
             launch = specialise(function, target, args, kwargs)
-            launch.op, launch.row_arguments, launch.shapes = op, rows, [shape]
+            launch.op, launch.row_arguments, launch.shapes = _owner(function, op), rows, [shape]
             launches.setdefault(launch.key, launch)
 
     inputs = case.inputs(sizes)
     with recording(take, sizes.num_chunks), backend("triton"):
         run_both(case.run, inputs)
     return list(launches.values())
+
+
+def _owner(function: JITFunction, op: str) -> str:
+    """The op folder that defines a kernel, for ops use each other's; `op` for a kernel from elsewhere."""
+    package, _, rest = function.module.partition(".")
+    return rest.partition(".")[0] if package == "hnet_kernels" else op
 
 
 def merge(launches: list[Launch]) -> list[Launch]:
