@@ -123,12 +123,12 @@ def clock(run: Callable[[], object], device: torch.device) -> float:
         began = time.perf_counter()
         run()
         return time.perf_counter() - began
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    began.record()
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
     run()
-    ended.record()
-    ended.synchronize()
-    return float(began.elapsed_time(ended)) / 1e3
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1e3
 
 
 def ways(case: Case, device: torch.device) -> Iterator[tuple[str, Run | str]]:

@@ -122,7 +122,7 @@ def markdown(results: Sequence[Result]) -> str:
         for dtype in dict.fromkeys(shape.split()[-1] for shape in result.shapes):
             groups.setdefault((result.op, result.kernel, dtype), []).append(result)
     for (op, kernel, dtype), group in sorted(groups.items()):
-        cells = [_distinct(r.resources and r.resources.registers for r in group if r.target == t) for t in targets]
+        cells = [_distinct(_registers(r) for r in group if r.target == t) for t in targets]
         shared = _distinct(sorted({r.resources.shared_bytes for r in group if r.resources}))
         spills = sum(r.resources.spills for r in group if r.resources)
         widths = _distinct(sorted({r.resources.row_load_bytes or 0 for r in group if r.resources})).replace("0", "none")
@@ -131,6 +131,10 @@ def markdown(results: Sequence[Result]) -> str:
             f"| {op} | `{kernel}` | {dtype} | {warps} | {' | '.join(cells)} | {shared} | {spills} | {widths} |"
         )
     return "\n".join(lines)
+
+
+def _registers(result: Result) -> int | None:
+    return result.resources.registers if result.resources else None
 
 
 def _distinct(values: Iterable[int | None]) -> str:
