@@ -17,8 +17,7 @@ PACKAGE = Path(hnet_kernels.__file__).parent
 TARGETS = {"cuda:80", "cuda:90", "cuda:100", "hip:gfx942"}
 # In fp32 one width, which keeps a first run under four minutes; the table of docs/kernels.md has all three.
 SHAPES = {"D=1024 bf16", "D=1536 bf16", "D=2048 bf16", "D=1024 fp32"}
-WITHOUT_CASE = {("segment_reduce", "pick_kernel")}
-"""Kernels that no `Case` launches, so that nothing records them."""
+
 
 # Three mistakes on purpose: a tile that does not fit into registers, loads of half the width, a loop with a break.
 PLANTED = """
@@ -86,7 +85,7 @@ def kernels() -> set[tuple[str, str]]:
         (path.parent.name, name)
         for path in PACKAGE.glob("*/triton.py")
         for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.MULTILINE)
-    } - WITHOUT_CASE
+    }
 
 
 def test_nothing_fails_spills_or_loads_rows_in_narrow_pieces(compiled: tuple[list[dict[str, Any]], str]) -> None:

@@ -1,4 +1,4 @@
-"""Mean and maximum over chunks, at any size."""
+"""Mean, maximum and last unit of chunks, at any size."""
 
 from functools import partial
 from typing import Any
@@ -34,6 +34,10 @@ def eager_max(x: Tensor, chunk_offsets: Tensor) -> Tensor:
     return out.scatter_reduce(0, chunk, x, "amax", include_self=False)
 
 
+def eager_last(x: Tensor, chunk_offsets: Tensor) -> Tensor:
+    return x.index_select(0, chunk_offsets[1:] - 1)
+
+
 def mean_floor(sizes: Sizes) -> tuple[int, int]:
     """Forward reads T rows and writes M; backward the reverse. Both read the offsets."""
     both = (sizes.num_units + sizes.num_chunks) * sizes.row_bytes + 4 * (sizes.num_chunks + 1)
@@ -47,7 +51,14 @@ def max_floor(sizes: Sizes) -> tuple[int, int]:
     return forward + argmax, backward + argmax
 
 
+def last_floor(sizes: Sizes) -> tuple[int, int]:
+    """Forward reads and writes M rows; backward reads M and writes T. Both read the offsets."""
+    rows, offsets = sizes.num_chunks * sizes.row_bytes, 4 * (sizes.num_chunks + 1)
+    return 2 * rows + offsets, rows + sizes.num_units * sizes.row_bytes + offsets
+
+
 CASES = (
     Case("segment_mean", inputs, partial(segment_reduce, reduction="mean"), mean_floor, {"eager": eager_mean}),
+    Case("segment_last", inputs, partial(segment_reduce, reduction="last"), last_floor, {"eager": eager_last}),
     Case("segment_max", inputs, partial(segment_reduce, reduction="max"), max_floor, {"eager": eager_max}),
 )
