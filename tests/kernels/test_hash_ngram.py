@@ -46,7 +46,7 @@ def unit_by_unit(tables: Tensor, rows: list[list[int]]) -> Tensor:
     return torch.stack([sum(tables[n, v] for n, v in enumerate(row)) for row in rows])
 
 
-def compare(
+def assert_equals_loop(
     lengths: list[int], sizes: list[int], primes: list[int], num_rows: int, width: int, dtype: torch.dtype
 ) -> None:
     """Forward and gradient against the loop in float64, on numbers that the dtype represents."""
@@ -112,20 +112,20 @@ def test_rows_equal_the_windows_and_powers_of_blt_within_one_document():
 @every_pack
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["fp64", "fp32", "bf16"])
 def test_equals_a_loop_over_units(lengths, dtype):
-    compare(lengths, [1, 2, 4], PRIMES[:2], 11, 5, dtype)
+    assert_equals_loop(lengths, [1, 2, 4], PRIMES[:2], 11, 5, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @every_pack
 def test_kernels_equal_a_loop_over_units(lengths, dtype):
     with backend("triton"), poisoned_empty():
-        compare(lengths, [1, 3], PRIMES[:1], 11, 7, dtype)
+        assert_equals_loop(lengths, [1, 3], PRIMES[:1], 11, 7, dtype)
 
 
 @pytest.mark.parametrize("width", [1, 70, 384])
 def test_kernels_take_any_width(width):
     with backend("triton"), poisoned_empty():
-        compare([9, 4], [2, 3], PRIMES[:1], 7, width, torch.float32)
+        assert_equals_loop([9, 4], [2, 3], PRIMES[:1], 7, width, torch.float32)
 
 
 @settings(max_examples=6)
@@ -136,7 +136,7 @@ def test_kernels_take_any_width(width):
 )
 def test_kernels_on_random_packs(lengths, sizes, num_rows):
     with backend("triton"), poisoned_empty():
-        compare(lengths, sizes, PRIMES[1:2], num_rows, 6, torch.float32)
+        assert_equals_loop(lengths, sizes, PRIMES[1:2], num_rows, 6, torch.float32)
 
 
 @pytest.mark.parametrize(

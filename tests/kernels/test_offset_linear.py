@@ -26,7 +26,9 @@ def unit_by_unit(z: Tensor, weight: Tensor, bias: Tensor | None, lengths: list[i
     return torch.stack(rows)
 
 
-def compare(lengths: list[int], widths: tuple[int, int], dtype: torch.dtype, wrap: bool, device: str = "cpu") -> None:
+def assert_equals_loop(
+    lengths: list[int], widths: tuple[int, int], dtype: torch.dtype, wrap: bool, device: str = "cpu"
+) -> None:
     """With a bias and without, on numbers that the dtype represents."""
     fan_in, fan_out = widths
     inputs = [randn(len(lengths), fan_in), randn(NUM_OFFSETS, fan_out, fan_in), randn(NUM_OFFSETS, fan_out)]
@@ -54,7 +56,7 @@ def compare(lengths: list[int], widths: tuple[int, int], dtype: torch.dtype, wra
 @both_precisions
 @wrapping
 def test_equals_a_loop_over_units(lengths, dtype, wrap):
-    compare(lengths, (5, 3), dtype, wrap)
+    assert_equals_loop(lengths, (5, 3), dtype, wrap)
 
 
 @pytest.mark.parametrize("lengths", SHORT, ids=str)
@@ -66,7 +68,7 @@ def test_equals_a_loop_over_units(lengths, dtype, wrap):
 @wrapping
 def test_kernels_equal_a_loop_over_units(lengths, dtype, widths, wrap):
     with backend("triton"), poisoned_empty():
-        compare(lengths, widths, dtype, wrap, DEVICE)
+        assert_equals_loop(lengths, widths, dtype, wrap, DEVICE)
 
 
 @settings(max_examples=8)
@@ -77,7 +79,7 @@ def test_kernels_equal_a_loop_over_units(lengths, dtype, widths, wrap):
 )
 def test_kernels_on_random_chunks(lengths, widths, wrap):
     with backend("triton"), poisoned_empty():
-        compare(lengths, widths, torch.float32, wrap, DEVICE)
+        assert_equals_loop(lengths, widths, torch.float32, wrap, DEVICE)
 
 
 def test_aligned_bfloat16_goes_to_the_grouped_product_of_the_library(monkeypatch):

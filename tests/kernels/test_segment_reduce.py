@@ -37,7 +37,7 @@ def with_ties(num_units: int, width: int) -> Tensor:
     return torch.randint(-2, 3, (num_units, width), dtype=torch.float64)
 
 
-def compare(lengths: list[int], width: int, reduction: str, dtype: torch.dtype, device: str = "cpu") -> None:
+def assert_equals_loop(lengths: list[int], width: int, reduction: str, dtype: torch.dtype, device: str = "cpu") -> None:
     offsets = bounds(lengths)
     num_units = int(offsets[-1])
     for x in (randn(num_units, width), with_ties(num_units, width)):
@@ -55,7 +55,7 @@ def compare(lengths: list[int], width: int, reduction: str, dtype: torch.dtype, 
 @both_precisions
 @every_reduction
 def test_equals_a_loop_over_units(lengths, dtype, reduction):
-    compare(lengths, 5, reduction, dtype)
+    assert_equals_loop(lengths, 5, reduction, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -63,7 +63,7 @@ def test_equals_a_loop_over_units(lengths, dtype, reduction):
 @every_reduction
 def test_kernels_equal_a_loop_over_units(lengths, reduction, dtype):
     with backend("triton"), poisoned_empty():
-        compare(lengths, 7, reduction, dtype, DEVICE)
+        assert_equals_loop(lengths, 7, reduction, dtype, DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_kernels_equal_a_loop_over_units(lengths, reduction, dtype):
 def test_long_chunks_are_shared_by_programs(lengths, reduction, monkeypatch):
     monkeypatch.setattr(kernels, "PIECE", 8)
     with backend("triton"), poisoned_empty():
-        compare(lengths, 7, reduction, torch.float32, DEVICE)
+        assert_equals_loop(lengths, 7, reduction, torch.float32, DEVICE)
 
 
 def test_long_chunks_keep_the_first_of_equal_maxima_and_nans(monkeypatch):
@@ -90,7 +90,7 @@ def test_long_chunks_keep_the_first_of_equal_maxima_and_nans(monkeypatch):
 @every_reduction
 def test_kernels_take_any_width(width, reduction):
     with backend("triton"), poisoned_empty():
-        compare([3, 6, 1], width, reduction, torch.float32, DEVICE)
+        assert_equals_loop([3, 6, 1], width, reduction, torch.float32, DEVICE)
 
 
 @settings(max_examples=8)
@@ -101,7 +101,7 @@ def test_kernels_take_any_width(width, reduction):
 )
 def test_kernels_on_random_chunks(lengths, width, reduction):
     with backend("triton"), poisoned_empty():
-        compare(lengths, width, reduction, torch.float32, DEVICE)
+        assert_equals_loop(lengths, width, reduction, torch.float32, DEVICE)
 
 
 @pytest.mark.parametrize("name", ["reference", "triton"])
