@@ -199,6 +199,9 @@ def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
         metavar="N",
         help="random boundaries at this rate instead of the router's, which is untrained here",
     )
+    parser.add_argument(
+        "--against", choices=["reference", "triton"], help="and the ratio to training with these operations instead"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result as JSON")
     _add_bench_kernels(actions)
 
@@ -344,6 +347,7 @@ def _bench_train(arguments: argparse.Namespace) -> None:
         warmup=arguments.warmup,
         json_path=arguments.json,
         bytes_per_chunk=arguments.bytes_per_chunk,
+        against=arguments.against,
     )
 
 

@@ -24,6 +24,7 @@ from hnet.training.peak import measured_flops
 from hnet.training.run import build_model, num_micro_batches, open_stream
 from hnet.training.step import StepResult, TrainStep
 from hnet.training.training_module import TrainingModule
+from hnet_kernels.dispatch import Backend, backend
 
 SAMPLES = ("seconds", "bytes_per_second", "units_per_second", "flops_per_byte", "flops_per_second", "peak_flops", "mfu")
 
@@ -61,11 +62,14 @@ class TimedTraining:
         for _ in range(steps):
             self._next()
 
+    def rate(self) -> float:
+        """Bytes of text per second of one step that is not recorded."""
+        result, seconds = self._timed()
+        return result.target_bytes / seconds
+
     def step(self) -> StepResult:
         """One recorded step."""
-        began = time.perf_counter()
-        result = self._next()
-        seconds = time.perf_counter() - began
+        result, seconds = self._timed()
         forward = flops_per_byte(self.config.model, result.units_per_stage, result.context) * result.units
         rate, peak = TRAINING_FLOPS * forward / seconds, self._peak() * self.engine.world_size
         values = (
@@ -81,6 +85,11 @@ class TimedTraining:
             self.samples[name].append(value)
         self.results.append(result)
         return result
+
+    def _timed(self) -> tuple[StepResult, float]:
+        began = time.perf_counter()
+        result = self._next()
+        return result, time.perf_counter() - began
 
     def _next(self) -> StepResult:
         self._number += 1
@@ -99,6 +108,7 @@ def bench_train(
     warmup: int = 3,
     json_path: Path | None = None,
     bytes_per_chunk: float | None = None,
+    against: Backend | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Runs `warmup` + `steps` optimizer steps of a run on its data and reports their cost, see `TimedTraining`.
@@ -106,6 +116,8 @@ def bench_train(
     Args:
         bytes_per_chunk: stage-0 units per innermost chunk. The routers and their losses run, but pseudo-random
             boundaries of this rate replace their decisions, as an untrained router makes chunks of any size.
+        against: after every step one more runs with this implementation of the kernels' operations, and the ratio of
+            the two rates is reported.
     Returns:
         What is written to `json_path`: medians with spread, memory, machine, config.
     Raises:
@@ -113,9 +125,16 @@ def bench_train(
     """
     with TimedTraining(config, bytes_per_chunk=bytes_per_chunk) as training:
         training.warm_up(warmup)
+        other: list[float] = []
         for _ in range(steps):
             training.step()
+            if against is not None:
+                with backend(against):
+                    # The first may compile.
+                    other.append(training.rate() if other else max(training.rate(), training.rate()))
         report = build_report(training)
+        if against is not None:
+            report["against"] = compare(against, training.samples["bytes_per_second"], other)
         report |= {"warmup_steps": warmup, "forced_bytes_per_chunk": bytes_per_chunk}
         if training.engine.is_main:
             _print(console or Console(), report)
@@ -139,6 +158,13 @@ def _prepare(config: RunConfig, engine: Engine, bytes_per_chunk: float | None) -
     optimizer = build_optimizer(model, config.optimizer)
     engine.prepare(TrainingModule(model), optimizer)
     return TrainStep(config, engine)
+
+
+def compare(against: Backend, own: list[float], other: list[float]) -> dict[str, Any]:
+    """The rate with another implementation, and ours over it, round by round."""
+    ratios = [a / b for a, b in zip(own, other, strict=True)]
+    rates, ratio = Spread.of(other).as_dict(), Spread.of(ratios).as_dict()
+    return {"backend": against, "bytes_per_second": rates, "ratio": ratio}
 
 
 def build_report(training: TimedTraining) -> dict[str, Any]:
@@ -190,6 +216,9 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         )
         table.add_row(label, median, f"{lower} to {upper}", f"{least} to {most}", unit)
     console.print(table, highlight=False)
+    if "against" in report:
+        rate, ratio = (report["against"][name]["median"] for name in ("bytes_per_second", "ratio"))
+        console.print(f"{ratio:.2f} times the {rate / 1e3:.4g} kB/s of {report['against']['backend']}", highlight=False)
     if report["bytes_per_chunk"]:
         sizes = ", ".join(f"{size:.2f}" for size in report["bytes_per_chunk"])
         forced = " (forced)" if report["forced_bytes_per_chunk"] else ""

@@ -2,12 +2,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hnet.bench.train import bench_train
+from hnet.bench.train import bench_train, compare
 from hnet.config import load_config
 from hnet.errors import ConfigError
 from hnet.training.config import RunConfig
@@ -65,3 +67,26 @@ def test_memory_stays_within_one_and_a_half_of_the_prediction(tmp_path: Path) ->
     measured, predicted = map(int, done.stdout.splitlines()[-1].split())
     assert measured < 1.5 * predicted
     assert measured > 0.5 * predicted
+
+
+def test_ratio_to_another_implementation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    @contextmanager
+    def spy(name: str) -> Iterator[None]:
+        used.append(name)
+        yield
+
+    monkeypatch.setattr("hnet.bench.train.backend", spy)
+    config = load_config(RunConfig, run_config(tmp_path))
+    report = bench_train(config, steps=2, warmup=1, bytes_per_chunk=4, against="reference")
+    assert used == ["reference", "reference"]
+    against = report["against"]
+    assert against["backend"] == "reference" and against["bytes_per_second"]["samples"] == 2
+    # One process, one set of operations on a CPU: about the same rate.
+    assert 0.1 < against["ratio"]["median"] < 10
+
+
+def test_ratio_is_taken_round_by_round() -> None:
+    result = compare("reference", [2.0, 30.0, 8.0], [1.0, 10.0, 2.0])
+    assert result["ratio"]["median"] == 3.0 and result["bytes_per_second"]["median"] == 2.0
