@@ -73,12 +73,14 @@ def test_gradient_norms(golden: Golden, loss_name: str) -> None:
         assert float(parameter.grad.norm()) == pytest.approx(expected, rel=1e-3, abs=1e-9), name
 
 
+@pytest.mark.usefixtures("through")
 def test_each_document_alone(golden: Golden) -> None:
     for start, end in golden.documents():
         logits = golden.model(golden.ids[start:end]).logits
         torch.testing.assert_close(logits, golden.io["logits"][start:end], atol=1e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("through")
 def test_prefill_and_cached_steps(golden: Golden) -> None:
     """The first 1 or 20 units of every document at once, then one unit at a time, rows of ragged length."""
     documents = golden.documents()
