@@ -180,4 +180,6 @@ def test_case_equals_its_eager_composition(case):
         torch.autograd.grad(out, inputs["x"], grad), torch.autograd.grad(eager, inputs["x"], grad)
     )
     forward, backward = case.floor(sizes)
-    assert forward >= 51 * 6 * 4 and backward >= 51 * 6 * 4
+    # Of a chunk's units the last alone is read; all of them get a gradient.
+    rows_read = 11 if case.name == "segment_last" else 40
+    assert forward >= (rows_read + 11) * 6 * 4 and backward >= (40 + 11) * 6 * 4
