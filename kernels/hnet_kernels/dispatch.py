@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,8 +46,30 @@ def has_triton() -> bool:
     return found
 
 
-def implementation(op: str, x: Tensor) -> ModuleType:
-    """The module `hnet_kernels.<op>.reference` or `hnet_kernels.<op>.triton` that runs the op for tensors like x."""
+class OnDevice:
+    """A module whose functions run while `device` is the current one: Triton launches on no other."""
+
+    def __init__(self, module: ModuleType, device: torch.device) -> None:
+        self.module, self.device = module, device
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.module, name)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with torch.cuda.device(self.device):
+                return function(*args, **kwargs)
+
+        return run
+
+
+def implementation(op: str, x: Tensor) -> Any:
+    """The module `hnet_kernels.<op>.reference` or `hnet_kernels.<op>.triton` that runs the op for tensors like x.
+
+    Its functions run on x's device, whichever is the current one.
+    """
     wants_kernels = _chosen == "triton" or (_chosen == "auto" and x.is_cuda and has_triton())
     wants_kernels = wants_kernels and x.dtype != torch.float64
-    return importlib.import_module(f"hnet_kernels.{op}.{'triton' if wants_kernels else 'reference'}")
+    module = importlib.import_module(f"hnet_kernels.{op}.{'triton' if wants_kernels else 'reference'}")
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
+        return OnDevice(module, x.device)
+    return module

@@ -36,7 +36,7 @@ class PendingCount:
             self.host = torch.empty(1, dtype=count.dtype, pin_memory=True)
             self.host.copy_(count, non_blocking=True)
             self.event = torch.cuda.Event()
-            self.event.record()
+            self.event.record(torch.cuda.current_stream(count.device))
         else:
             self.host = count
 
