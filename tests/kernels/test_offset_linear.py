@@ -110,6 +110,26 @@ def test_offsets_that_no_unit_has_get_no_gradient(name):
     assert bias.grad[:, 0].tolist() == [2.0, 1.0, 0.0, 0.0, 0.0]
 
 
+def test_the_gradient_of_an_offset_that_no_unit_has_is_zero_whatever_the_library_leaves_there(monkeypatch):
+    def leaves_gaps(left: Tensor, right: Tensor, *, offs: Tensor) -> Tensor:
+        if right.dim() == 3:
+            parts = zip([0, *offs.tolist()], offs.tolist(), right, strict=False)
+            return torch.cat([left[start:stop] @ matrix for start, stop, matrix in parts])
+        out = left.new_full((offs.shape[0], left.shape[0], right.shape[1]), float("nan"))
+        for product, start, stop in zip(out, [0, *offs.tolist()], offs.tolist(), strict=False):
+            if stop > start:
+                product.copy_(left[:, start:stop] @ right[start:stop])
+        return out
+
+    monkeypatch.setattr(kernels, "grouped_mm", leaves_gaps)
+    monkeypatch.setattr(kernels, "can_group", lambda z, weight: True)
+    z, weight = torch.randn(2, 8, device=DEVICE), torch.randn(4, 8, 8, device=DEVICE, requires_grad=True)
+    with backend("triton"):
+        out = offset_linear(z, weight, bounds([1, 2]).to(DEVICE), num_units=3)
+        (grad,) = torch.autograd.grad(out.sum(), weight)
+    assert grad[:2].isfinite().all() and grad[:2].any() and torch.equal(grad[2:], torch.zeros_like(grad[2:]))
+
+
 def test_weights_of_another_dtype_are_cast_and_get_gradients_of_their_own():
     z, weight = randn(2, 4).bfloat16(), randn(3, 5, 4).float().requires_grad_()
     out = offset_linear(z, weight, bounds([4, 2]))

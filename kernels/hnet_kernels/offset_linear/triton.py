@@ -97,7 +97,8 @@ class Groups:
         """(K,m,n): for every offset the sum over its rows of left (T,m) times right (T,n)."""
         if self.grouped:
             out: Tensor = grouped_mm(left.T, right, offs=self.ends)
-            return out
+            # On some GPUs the library leaves what was in memory for an offset without rows (pytorch issue 172439).
+            return out.masked_fill_((self.ends.diff(prepend=self.ends.new_zeros(1)) == 0)[:, None, None], 0.0)
         out = left.new_empty(len(self.bounds), left.shape[1], right.shape[1])
         for (start, stop), product in zip(self.bounds, out, strict=True):
             torch.mm(left[start:stop].T, right[start:stop], out=product)
