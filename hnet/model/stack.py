@@ -39,21 +39,18 @@ class Block(nn.Module):
 
     def forward(self, residual: Tensor, context: PackContext, cache: LayerCache | None = None) -> Tensor:
         """(T, D) float32 -> (T, D) float32."""
-        mixed = self.mixer(self._normed(self.norm1, residual), context, cache)
-        return self._mlp(residual + mixed)
+        mixed = self.mixer(self.norm1(residual).to(context.dtype), context, cache)
+        return self._mlp(residual + mixed, context.dtype)
 
-    def step(self, residual: Tensor, cache: LayerCache, rows: Tensor) -> Tensor:
-        """One unit (R, D) float32 for each of `rows`."""
-        mixed = self.mixer.step(self._normed(self.norm1, residual), cache, rows)  # type: ignore[arg-type]
-        return self._mlp(residual + mixed)
+    def step(self, residual: Tensor, cache: LayerCache, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """One unit (R, D) float32 for each of `rows`; `dtype` is that of the mixer's and the MLP's inputs."""
+        mixed = self.mixer.step(self.norm1(residual).to(dtype), cache, rows)  # type: ignore[arg-type]
+        return self._mlp(residual + mixed, dtype)
 
-    def _mlp(self, residual: Tensor) -> Tensor:
+    def _mlp(self, residual: Tensor, dtype: torch.dtype) -> Tensor:
         if self.mlp is None or self.norm2 is None:
             return residual
-        return residual + self.mlp(self._normed(self.norm2, residual))
-
-    def _normed(self, norm: RMSNorm, residual: Tensor) -> Tensor:
-        return norm(residual).to(self.mixer.out_proj.weight.dtype)
+        return residual + self.mlp(self.norm2(residual).to(dtype))
 
 
 class Stack(nn.Module):
@@ -74,8 +71,7 @@ class Stack(nn.Module):
 
     def forward(self, pack: Packed, caches: list[LayerCache] | None = None) -> Tensor:
         """(T, D) -> (T, D) in the dtype of its values."""
-        x = pack.values
-        context = PackContext(pack.cu_seqlens, x.shape[0], pack.max_seqlen)
+        x, context = pack.values, PackContext(pack)
         if self._rotates:
             # Made here, not by the first layer: a compiled block cannot make what others share.
             context.rotary(self._attention.rotary_dim, self._attention.rotary_base)
@@ -93,7 +89,7 @@ class Stack(nn.Module):
         """One unit (R, D) for each of `rows` -> (R, D)."""
         residual = at_least_float32(x)
         for block, cache in zip(self.layers, caches, strict=True):
-            residual = block.step(residual, cache, rows)  # type: ignore[operator]
+            residual = block.step(residual, cache, rows, x.dtype)  # type: ignore[operator]
         return self.norm(residual).to(x.dtype)
 
     def new_caches(self, num_rows: int) -> list[LayerCache]:

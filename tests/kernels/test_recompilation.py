@@ -8,6 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from hnet.model.blocks.context import PackContext
 from hnet.model.config import StageConfig
+from hnet.model.packed import Packed
 from hnet.model.stack import Block
 from hnet_kernels import chunk_with_residual, ema, route, upsample
 
@@ -62,7 +63,7 @@ def test_a_block_is_one_graph_for_packs_of_every_length(kind):
     compiled = torch.compile(block, backend=counter, fullgraph=True)
     for lengths in PACKS:
         x, cu_seqlens = inputs(lengths, 16)
-        context = PackContext(cu_seqlens, x.shape[0])
+        context = PackContext(Packed(x, cu_seqlens))
         context.rotary(config.attention.rotary_dim, config.attention.rotary_base)
         out = compiled(x, context)
         (grad,) = torch.autograd.grad(out.sin().sum(), x)

@@ -5,17 +5,18 @@ from functools import cached_property
 from torch import Tensor
 
 from hnet.model.blocks.rotary import rotary_tables
-from hnet.model.packed import positions
+from hnet.model.packed import Packed, positions
 from hnet_kernels.packed import segment_ids
 
 
 class PackContext:
-    """Layout of one pack of `total` units in documents `cu_seqlens` (B + 1,) int32 of up to `max_seqlen` units."""
+    """Layout of one pack, and the dtype in which its layers are given their normalised inputs."""
 
-    def __init__(self, cu_seqlens: Tensor, total: int, max_seqlen: int | None = None) -> None:
-        self.cu_seqlens = cu_seqlens
-        self.total = total
-        self.max_seqlen = max_seqlen
+    def __init__(self, pack: Packed) -> None:
+        self.cu_seqlens = pack.cu_seqlens
+        self.total = pack.values.shape[0]
+        self.max_seqlen = pack.max_seqlen
+        self.dtype = pack.values.dtype
         self._tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}
 
     @cached_property
