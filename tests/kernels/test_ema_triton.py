@@ -116,3 +116,16 @@ def test_any_pack_of_any_width(lengths, width, low, dtype):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "tile_rows", lambda num_rows, width: TILE)
         assert_kernels_agree(lengths, width, low, 1.0, low >= 0.5, dtype)
+
+
+@pytest.mark.parametrize("at_least_half", [False, True])
+def test_a_probability_that_is_nan_is_seen_in_the_rows_after_it(at_least_half):
+    z, prob, cu_seqlens = (
+        torch.randn(6, 3, device=DEVICE),
+        torch.full((6,), 0.75, device=DEVICE),
+        bounds([6]).to(DEVICE),
+    )
+    prob[2] = float("nan")
+    with backend("triton"):
+        out = ema(z, prob, cu_seqlens, at_least_half=at_least_half)
+    assert out[:2].isfinite().all() and out[2:].isnan().all()

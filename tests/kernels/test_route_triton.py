@@ -67,3 +67,14 @@ def test_interpreted_kernels_are_only_for_those_who_ask():
     with pytest.raises(RuntimeError, match="inside"), backend("triton"):
         raise RuntimeError("inside")
     assert torch.equal(route(q, q, bounds([3])).prob, reference.prob)
+
+
+def test_a_nan_is_seen_in_the_probabilities():
+    q, k = torch.randn(7, 5), torch.randn(7, 5)
+    q[2, 3] = float("nan")
+    want = route(q, k, bounds([4, 3]))
+    with backend("triton"):
+        got = route(q.to(DEVICE), k.to(DEVICE), bounds([4, 3]).to(DEVICE))
+    assert got.prob.isnan().tolist() == [index == 3 for index in range(7)] and got.prob_sum.isnan()
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.cpu(), b, equal_nan=True)

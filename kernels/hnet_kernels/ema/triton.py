@@ -63,7 +63,8 @@ def mark_kernel(prob_ptr, cu_ptr, gate_ptr, num_rows, num_documents, search_step
         low = tl.where(begun, middle, low)
         high = tl.where(begun, high, middle - 1)
     prob = tl.load(prob_ptr + k, mask=k < num_rows, other=0.5).to(tl.float32)
-    prob = tl.minimum(tl.maximum(prob, MIN_PROB), 1.0 - MIN_PROB)
+    # By default a GPU's maximum of a NaN and a number is the number.
+    prob = tl.clamp(prob, MIN_PROB, 1.0 - MIN_PROB, propagate_nan=tl.PropagateNan.ALL)
     tl.store(gate_ptr + k, tl.where(tl.load(cu_ptr + low) == k, -prob, prob), mask=k < num_rows)
 
 

@@ -47,7 +47,8 @@ def route_kernel(
     k_norm = tl.sqrt(kk)
     first = tl.load(first_ptr + t, mask=has_k, other=1) > 0
     cosine = tl.where(first, -1.0, qk / tl.maximum(q_norm, 1e-12) / tl.maximum(k_norm, 1e-12))
-    prob = tl.minimum(tl.maximum((1.0 - cosine) / 2.0, 0.0), 1.0)
+    # By default a GPU's maximum of a NaN and a number is the number.
+    prob = tl.clamp((1.0 - cosine) / 2.0, 0.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
     boundary = prob > 0.5
     tl.store(prob_ptr + t, prob, mask=has_k)
     tl.store(mask_ptr + t, boundary.to(tl.int8), mask=has_k)
