@@ -95,7 +95,7 @@ def chunk_scan(boundary_mask: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tenso
     if boundary_mask.is_cuda and cuda.library() is not None:
         return cuda.boundary_scan(boundary_mask, cu_seqlens)
     num_units, num_bounds, device = boundary_mask.shape[0], cu_seqlens.shape[0], boundary_mask.device
-    mask = boundary_mask.contiguous().view(torch.int8)
+    mask, cu_seqlens = boundary_mask.contiguous().view(torch.int8), cu_seqlens.contiguous()
     blocks = triton.cdiv(num_units, SCAN_BLOCK)
     counts = torch.empty(blocks, dtype=torch.int32, device=device)
     chunk_index = torch.empty(num_units, dtype=torch.int64, device=device)

@@ -201,7 +201,7 @@ def hash_ngram_rows(
     rows = torch.empty(num_units, len(sizes) * len(primes), dtype=torch.int32, device=ids.device)
     rows_kernel[(triton.cdiv(num_units, HASH_BLOCK),)](
         ids.contiguous(),
-        cu_seqlens,
+        cu_seqlens.contiguous(),
         rows,
         num_units,
         num_documents,

@@ -275,7 +275,7 @@ def pool_attention_forward(
     q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     num_chunks, group, heads, width = q.shape
-    q, k, v = _rows(q), _rows(k), _rows(v)
+    q, k, v, chunk_offsets = _rows(q), _rows(k), _rows(v), chunk_offsets.contiguous()
     out = _empty_like(q)
     logsumexp = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     constants, num_warps, programs = blocks(group, heads, width, q.element_size(), FORWARD_ROWS)
@@ -297,7 +297,7 @@ def pool_attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_chunks, group, heads, width = q.shape
-    q, k, v = _rows(q), _rows(k), _rows(v)
+    q, k, v, chunk_offsets = _rows(q), _rows(k), _rows(v), chunk_offsets.contiguous()
     dq, dk, dv = _empty_like(q), _empty_like(k), _empty_like(v)
     constants, num_warps, programs = blocks(group, heads, width, q.element_size(), POOL_BACKWARD_ROWS)
     pool_backward_kernel[(num_chunks * programs,)](
@@ -309,7 +309,7 @@ def pool_attention_backward(
 
 def unpool_attention_forward(q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor, scale: float) -> Tensor:
     num_units, (num_chunks, group, heads, width) = q.shape[0], k.shape
-    q, k, v = _rows(q), _rows(k), _rows(v)
+    q, k, v, chunk_offsets = _rows(q), _rows(k), _rows(v), chunk_offsets.contiguous()
     out = _empty_like(q)
     constants, num_warps, programs = blocks(group, heads, width, q.element_size(), FORWARD_ROWS)
     # Every chunk has a unit, so at most T - M units are outside.
@@ -325,7 +325,7 @@ def unpool_attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_units, (num_chunks, group, heads, width) = q.shape[0], k.shape
-    q, k, v = _rows(q), _rows(k), _rows(v)
+    q, k, v, chunk_offsets = _rows(q), _rows(k), _rows(v), chunk_offsets.contiguous()
     dq, dk, dv = _empty_like(q), _empty_like(k), _empty_like(v)
     constants, num_warps, programs = blocks(group, heads, width, q.element_size(), UNPOOL_BACKWARD_ROWS)
     workers = min(ZERO_PROGRAMS, triton.cdiv(num_units - num_chunks, constants["ROWS"]))

@@ -263,7 +263,7 @@ def blocks(width: int) -> tuple[int, dict[str, int]]:
 
 def reduce(x: Tensor, order: Tensor | None, offsets: Tensor, maximum: bool, mean: bool) -> tuple[Tensor, Tensor]:
     """The reduced rows (M,D) of x in `order`, if there is one, and for a maximum the units (M,D) that they are from."""
-    x = x.contiguous()
+    x, offsets = x.contiguous(), offsets.contiguous()
     (num_units, width), num_chunks = x.shape, offsets.shape[0] - 1
     out = x.new_empty(num_chunks, width)
     argmax = x.new_empty(num_chunks if maximum else 0, width, dtype=torch.int32)
@@ -290,7 +290,7 @@ def ordered_segment_sum(x: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
 def segment_reduce_forward(x: Tensor, chunk_offsets: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
     if reduction in ("max", "mean", "sum"):
         return reduce(x, None, chunk_offsets, maximum=reduction == "max", mean=reduction == "mean")
-    x = x.contiguous()
+    x, chunk_offsets = x.contiguous(), chunk_offsets.contiguous()
     out = x.new_empty(chunk_offsets.shape[0] - 1, x.shape[1])
     across, config = blocks(x.shape[1])
     shape = {"COLUMNS": config["COLUMNS"], "num_warps": config["num_warps"]}
@@ -301,7 +301,7 @@ def segment_reduce_forward(x: Tensor, chunk_offsets: Tensor, reduction: str) -> 
 def segment_reduce_backward(
     grad: Tensor, chunk_offsets: Tensor, argmax: Tensor, num_units: int, reduction: str
 ) -> Tensor:
-    grad = grad.contiguous()
+    grad, chunk_offsets = grad.contiguous(), chunk_offsets.contiguous()
     num_chunks, width = grad.shape
     dx = grad.new_empty(num_units, width)
     across, config = blocks(width)
