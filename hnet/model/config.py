@@ -54,6 +54,15 @@ class RouterConfig(Config):
     """alpha of the ratio loss (H-Net paper: 0.03 in all experiments)."""
     max_chunk_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Most chunks per unit of a pack; beyond it the least confident boundaries are dropped. Null: no bound."""
+    fill_chunks: bool = False
+    """Open as many chunks as `max_chunk_fraction` allows, where the router wants fewer at the likeliest other units: no
+    shape depends on data then, and the host never waits for a GPU's count."""
+
+    @model_validator(mode="after")
+    def _filled_to_a_bound(self) -> "RouterConfig":
+        if self.fill_chunks and self.max_chunk_fraction is None:
+            raise ValueError("fill_chunks needs max_chunk_fraction, which says how many chunks there are")
+        return self
 
 
 class SelectConfig(Config):

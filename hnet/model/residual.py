@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.packed import Packed
 from hnet_kernels import Chunks, chunk_with_residual, residual_linear
 from hnet_kernels.residual.op import Precision
@@ -19,15 +20,15 @@ class Residual(nn.Linear):
         self.precision = precision
 
     def forward(  # type: ignore[override]  # a second way to call it
-        self, x: Tensor, select: tuple[Tensor, Tensor] | None = None
+        self, x: Tensor, select: tuple[Tensor, Tensor] | None = None, num_chunks: int | None = None
     ) -> Tensor | tuple[Chunks, Tensor]:
-        """(T, D) -> (T, D); with `select` = (mask (T,), cu_seqlens) also the chunks of x."""
+        """(T, D) -> (T, D); with `select` = (mask (T,), cu_seqlens) also the chunks of x, `num_chunks` if known."""
         precision = self.precision or ("bf16" if x.dtype == torch.bfloat16 else "fp32")
         if select is None:
             return residual_linear(x, self.weight, self.bias, precision=precision)
-        return chunk_with_residual(x, *select, self.weight, self.bias, precision=precision)
+        return chunk_with_residual(x, *select, self.weight, self.bias, precision=precision, max_chunks=num_chunks)
 
-    def with_chunks(self, x: Packed, mask: Tensor) -> tuple[Chunks, Tensor]:
-        """The chunks that `mask` (T,) opens in x, and the residual (T, D)."""
-        chunks: tuple[Chunks, Tensor] = self(x.values, (mask, x.cu_seqlens))
+    def with_chunks(self, x: Packed, boundaries: Boundaries) -> tuple[Chunks, Tensor]:
+        """The chunks of x, and the residual (T, D)."""
+        chunks: tuple[Chunks, Tensor] = self(x.values, (boundaries.mask, x.cu_seqlens), boundaries.num_chunks)
         return chunks

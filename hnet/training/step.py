@@ -93,7 +93,7 @@ class TrainStep:
         several = len(batches) > 1
         global_sums = self._boundary_sums(on_device) if self._over_global_batch and several else None
 
-        totals = torch.zeros(_NUM_SCALARS + 5 * len(self._ratios), dtype=torch.float64, device=engine.device)
+        totals = torch.zeros(_NUM_SCALARS + 6 * len(self._ratios), dtype=torch.float64, device=engine.device)
         totals[1:_NUM_SCALARS] = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
         for index, batch in enumerate(on_device):
             is_last = index == len(on_device) - 1
@@ -116,7 +116,7 @@ class TrainStep:
         return max(1, int(sum_over_ranks(count)))
 
     def _boundary_sums(self, batches: Sequence[DeviceBatch]) -> Tensor:
-        """(4, S) fp64 over all ranks and micro-batches, by a forward pass without gradient."""
+        """(5, S) fp64 over all ranks and micro-batches, by a forward pass without gradient."""
         total = sum(_boundary_vector(self._engine.evaluate(batch)) for batch in batches)
         assert isinstance(total, Tensor)
         return sum_over_ranks(total)
@@ -128,11 +128,11 @@ class TrainStep:
         the loss is linear in the mean probability once the boundary fraction is known, so each micro-batch gives
         its own part of that mean the gradient and takes the others' as constants.
         """
-        boundaries, units, _ = sums.counts
+        boundaries, units, *_ = sums.counts
         if global_sums is None:
             share = 1.0 / (num_batches * self._engine.world_size)
             return self._each_stage(sums.boundary_prob / units, boundaries / units) * share
-        prob, global_boundaries, global_units, _ = global_sums
+        prob, global_boundaries, global_units, *_ = global_sums
         others = (prob - sums.boundary_prob.detach()) / global_units
         mean_prob = sums.boundary_prob / global_units.float() + others.float()
         return self._each_stage(mean_prob, (global_boundaries / global_units).float())
@@ -148,8 +148,8 @@ class TrainStep:
     ) -> StepResult:
         cross_entropy, stop, units, squared_lengths = totals[:_NUM_SCALARS]
         num_stages = len(self._ratios)
-        _, wanted, stage_units, dropped, ratio = (
-            totals[_NUM_SCALARS + i * num_stages :][:num_stages] for i in range(5)
+        _, _, stage_units, chunks, dropped, ratio = (
+            totals[_NUM_SCALARS + i * num_stages :][:num_stages] for i in range(6)
         )
         weighted = sum(weight * value for weight, value in zip(self._weights, ratio, strict=True))
         nats_per_byte = cross_entropy / target_bytes
@@ -160,11 +160,9 @@ class TrainStep:
             grad_norm=grad_norm,
             learning_rate=self._config.optimizer.learning_rate * factor,
             stages=tuple(
-                StageStatistics(
-                    units / (asked - lost), value, int(entered), int(asked - lost), int(lost) if bounded else None
-                )
-                for asked, lost, value, entered, bounded in zip(
-                    wanted, dropped, ratio, stage_units, self._bounded, strict=True
+                StageStatistics(units / made, value, int(entered), int(made), int(lost) if bounded else None)
+                for made, lost, value, entered, bounded in zip(
+                    chunks, dropped, ratio, stage_units, self._bounded, strict=True
                 )
             ),
             units=int(units),
@@ -182,12 +180,12 @@ def _lengths(batches: Sequence[Batch]) -> tuple[int, int]:
 
 
 def _boundary_vector(sums: ForwardSums) -> Tensor:
-    """(4, S) fp64: probability sums, boundaries wanted, units, boundaries dropped."""
+    """(5, S) fp64: probability sums, boundaries wanted, units, chunks, boundaries dropped."""
     return torch.cat([sums.boundary_prob.detach()[None].double(), sums.counts.double()])
 
 
 def _totals(sums: ForwardSums, ratio: Tensor, ratio_share: float) -> Tensor:
-    """fp64 [cross-entropy, stop, units, squares, S probabilities, S wanted, S units, S dropped, S ratio losses]."""
+    """fp64: cross-entropy, stop, units, squares; S each of probabilities, wanted, units, chunks, dropped, losses."""
     head = torch.zeros(_NUM_SCALARS, dtype=torch.float64, device=ratio.device)
     head[0] = sums.cross_entropy.detach()
     return torch.cat([head, _boundary_vector(sums).flatten(), ratio.detach().double() * ratio_share])

@@ -17,7 +17,7 @@ class ForwardSums(NamedTuple):
     boundary_prob: Tensor
     """(S,) fp32, with gradient: boundary probabilities summed over the stage's units."""
     counts: Tensor
-    """(3, S) int64: boundaries that the router wanted, units, and boundaries dropped by `max_chunk_fraction`."""
+    """(4, S) int64: boundaries that the router wanted, units, chunks, and boundaries that a bound took away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,11 @@ class TrainingModule(nn.Module):
         cross_entropy = cross_entropy_sum(output.logits, labels)
         stages = output.stages
         if not stages:
-            return ForwardSums(cross_entropy, cross_entropy.new_zeros(0), labels.new_zeros(3, 0))
+            return ForwardSums(cross_entropy, cross_entropy.new_zeros(0), labels.new_zeros(4, 0))
         boundary_prob = torch.stack([stage.boundaries.prob_sum for stage in stages])
         wanted = torch.stack([stage.boundaries.num_wanted for stage in stages])
-        units = wanted.new_tensor([stage.boundary_mask.numel() for stage in stages])
+        # Filled on the device: a copy from the host would wait for the work that is queued there.
+        units = torch.stack([wanted.new_full((), stage.boundary_mask.numel()) for stage in stages])
+        chunks = torch.stack([wanted.new_full((), stage.num_chunks) for stage in stages])
         dropped = torch.stack([stage.boundaries.num_dropped for stage in stages])
-        return ForwardSums(cross_entropy, boundary_prob, torch.stack([wanted, units, dropped]))
+        return ForwardSums(cross_entropy, boundary_prob, torch.stack([wanted, units, chunks, dropped]))

@@ -133,7 +133,10 @@ OPCHECK = ("test_schema", "test_autograd_registration", "test_faketensor")
         ("rms_norm", lambda: (*LOOSE["rms_norm"][1](), 1e-5)),
         ("gated_rms_norm", lambda: (*LOOSE["gated_rms_norm"][1](), 1e-5)),
         ("chunk", lambda: (randn(NUM_UNITS, 4), EVERY_UNIT, CU_SEQLENS, None)),
-        ("chunk_with_residual", lambda: (randn(NUM_UNITS, 4), EVERY_UNIT, CU_SEQLENS, randn(4, 4), randn(4), "fp32")),
+        (
+            "chunk_with_residual",
+            lambda: (randn(NUM_UNITS, 4), EVERY_UNIT, CU_SEQLENS, randn(4, 4), randn(4), "fp32", None),
+        ),
         ("residual_linear", lambda: (randn(NUM_UNITS, 4), randn(4, 4), randn(4), "fp32")),
     ],
 )

@@ -12,6 +12,8 @@ from hnet.model.boundaries.capacity import max_chunks, within_capacity
 from hnet.model.config import ModelConfig
 from hnet.model.language_model import LanguageModel
 from hnet.testing.strategies import lengths, random_pack
+from hnet_kernels import backend
+from hnet_kernels.chunk import op as chunk_op
 
 
 def boundaries_of(prob: torch.Tensor, cu_seqlens: torch.Tensor) -> Boundaries:
@@ -19,11 +21,11 @@ def boundaries_of(prob: torch.Tensor, cu_seqlens: torch.Tensor) -> Boundaries:
     return Boundaries.decided(prob, prob > 0.5)
 
 
-def model_with(fraction: float | None) -> LanguageModel:
+def model_with(fraction: float | None, *, fill: bool = False) -> LanguageModel:
     outer = {"d_model": 16, "encoder": "t1", "decoder": "t1", "attention": {"num_heads": 2}}
     inner = {"d_model": 16, "main": "t1", "attention": {"num_heads": 2}}
     torch.manual_seed(0)
-    config = ModelConfig(stages=[outer | {"boundary": {"max_chunk_fraction": fraction}}, inner])
+    config = ModelConfig(stages=[outer | {"boundary": {"max_chunk_fraction": fraction, "fill_chunks": fill}}, inner])
     return LanguageModel(config)
 
 
@@ -33,7 +35,7 @@ def test_keeps_first_units_and_the_most_confident_boundaries(document_lengths, f
     _, cu_seqlens = random_pack(document_lengths, seed)
     torch.manual_seed(seed)
     before = boundaries_of(torch.rand(sum(document_lengths)), cu_seqlens)
-    after = within_capacity(before, cu_seqlens, fraction)
+    after = within_capacity(before, cu_seqlens, fraction, fill=False)
     limit = max_chunks(sum(document_lengths), len(document_lengths), fraction)
     assert int(after.mask.sum()) == min(limit, int(before.mask.sum()))
     assert after.mask[cu_seqlens[:-1].long()].all() and not (after.mask & ~before.mask).any()
@@ -42,6 +44,54 @@ def test_keeps_first_units_and_the_most_confident_boundaries(document_lengths, f
     if dropped.any():
         assert before.prob[dropped].max() <= before.prob[after.mask].min()
     torch.testing.assert_close(after.confidence, before.prob.where(after.mask, 1 - before.prob))
+
+
+@settings(max_examples=40)
+@given(lengths(), st.floats(0.01, 1), st.integers(0, 1000))
+def test_filled_to_the_bound_with_the_likeliest_units(document_lengths, fraction, seed):
+    _, cu_seqlens = random_pack(document_lengths, seed)
+    torch.manual_seed(seed)
+    before = boundaries_of(torch.rand(sum(document_lengths)), cu_seqlens)
+    after = within_capacity(before, cu_seqlens, fraction, fill=True)
+    limit = max_chunks(sum(document_lengths), len(document_lengths), fraction)
+    assert after.num_chunks == int(after.mask.sum()) == limit and not after.at_least_half
+    added = after.mask & ~before.mask
+    assert not added.any() or not (before.mask & ~after.mask).any()
+    if added.any() and not after.mask.all():
+        assert before.prob[added].min() >= before.prob[~after.mask].max()
+
+
+def test_with_a_fixed_number_of_chunks_the_host_asks_for_none(monkeypatch):
+    ids, cu_seqlens = random_pack([60, 40], 0)
+    known = []
+    pending = chunk_op.PendingCount
+
+    class Spy(pending):
+        def __init__(self, chunk_cu_seqlens, count):
+            known.append(count)
+            super().__init__(chunk_cu_seqlens, count)
+
+    monkeypatch.setattr(chunk_op, "PendingCount", Spy)
+    model = model_with(0.3, fill=True)
+    losses = model.loss(ids, cu_seqlens)
+    losses.total.backward()
+    assert known == [30] and losses.output.stages[0].num_chunks == 30
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+    model_with(None).loss(ids, cu_seqlens)
+    assert known == [30, None]
+
+
+def test_kernels_and_reference_agree_on_a_filled_pack():
+    ids, cu_seqlens = random_pack([9, 1, 14], 0)
+    model = model_with(0.6, fill=True)
+    want = model(ids, cu_seqlens).logits
+    with backend("triton"):
+        torch.testing.assert_close(model(ids, cu_seqlens).logits, want, rtol=1e-4, atol=1e-5)
+
+
+def test_filling_needs_a_bound():
+    with pytest.raises(ValueError, match="fill_chunks needs max_chunk_fraction"):
+        model_with(None, fill=True)
 
 
 def test_a_pack_that_asks_for_fewer_is_left_alone():

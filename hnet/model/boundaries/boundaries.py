@@ -20,11 +20,13 @@ class Boundaries:
     prob_sum: Tensor
     """() sum of prob."""
     num_wanted: Tensor
-    """() int64: boundaries before any was dropped."""
+    """() int64: boundaries before a bound on the number of chunks."""
     num_dropped: Tensor
-    """() int64: boundaries that a bound on the number of chunks took away."""
+    """() int64: boundaries that the bound took away."""
     at_least_half: bool = False
     """Every boundary but a document's first has prob >= 1/2: kernels may rely on it."""
+    num_chunks: int | None = None
+    """Boundaries in `mask`, where the host knows it without asking the device."""
 
     @classmethod
     def decided(cls, prob: Tensor, mask: Tensor) -> "Boundaries":

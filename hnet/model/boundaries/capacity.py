@@ -14,20 +14,26 @@ def max_chunks(num_units: int, num_documents: int, fraction: float) -> int:
     return max(num_documents, math.floor(fraction * num_units))
 
 
-def within_capacity(boundaries: Boundaries, cu_seqlens: Tensor, fraction: float) -> Boundaries:
+def within_capacity(boundaries: Boundaries, cu_seqlens: Tensor, fraction: float, *, fill: bool) -> Boundaries:
     """Drop the least confident boundaries beyond `max_chunks`, never a document's first; the host does not wait.
 
-    What is kept depends on the whole pack, so while boundaries are dropped a document's chunks depend on its
+    With `fill` there are exactly that many: where fewer are wanted, the likeliest other units open a chunk too.
+    What is kept depends on the whole pack, so while boundaries are dropped or added a document's chunks depend on its
     neighbours and on later units.
     """
     prob, mask = boundaries.prob, boundaries.mask
     limit = max_chunks(prob.numel(), cu_seqlens.numel() - 1, fraction)
-    score = prob.detach().masked_fill(~mask, -1.0).index_fill(0, cu_seqlens[:-1].long(), 2.0)
+    # A document's first unit before all others, boundaries before units that are none.
+    score = (prob.detach() + mask.to(prob.dtype)).index_fill(0, cu_seqlens[:-1].long(), 3.0)
     best = torch.sort(score, descending=True, stable=True).indices[:limit]
-    kept = torch.zeros_like(mask).index_fill_(0, best, True) & mask
+    kept = torch.zeros_like(mask).index_fill_(0, best, True)
+    if not fill:
+        kept &= mask
     return replace(
         boundaries,
         mask=kept,
         confidence=confidence(prob, kept),
-        num_dropped=boundaries.num_wanted - kept.sum(),
+        num_dropped=(mask & ~kept).sum(),
+        at_least_half=boundaries.at_least_half and not fill,
+        num_chunks=limit if fill else None,
     )

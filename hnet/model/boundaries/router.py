@@ -37,7 +37,8 @@ class Router(nn.Module):
             boundaries = Boundaries(*routing, torch.zeros_like(routing.num_boundaries), at_least_half=True)
         # Generation must not depend on what else is in the pack, so a cache lifts the bound.
         if self.config.max_chunk_fraction is not None and cache is None:
-            boundaries = within_capacity(boundaries, cu_seqlens, self.config.max_chunk_fraction)
+            fraction, fill = self.config.max_chunk_fraction, self.config.fill_chunks
+            boundaries = within_capacity(boundaries, cu_seqlens, fraction, fill=fill)
         if cache is not None:
             rows = torch.arange(cu_seqlens.numel() - 1, device=x.device)
             cache.write("last", x[cu_seqlens[1:].long() - 1], rows)

@@ -15,7 +15,7 @@ class SelectPool(nn.Module):
 
     def forward(self, x: Packed, boundaries: Boundaries, residual: Residual) -> tuple[Packed, ChunkMap, Tensor]:
         """T units -> M chunks, which units they hold, and the residual path (T, D)."""
-        chunks, skip = residual.with_chunks(x, boundaries.mask)
+        chunks, skip = residual.with_chunks(x, boundaries)
         pooled = Packed(chunks.values, chunks.cu_seqlens, x.max_seqlen)
         return pooled, ChunkMap(chunks.chunk_index, chunks.chunk_offsets), skip
 

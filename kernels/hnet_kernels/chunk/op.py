@@ -27,12 +27,16 @@ class Chunks(NamedTuple):
 
 
 class PendingCount:
-    """The number of chunks on its way to the host: work queued before `wait` hides the time that takes."""
+    """The number of chunks on its way to the host: work queued before `wait` hides the time that takes.
 
-    def __init__(self, chunk_cu_seqlens: Tensor) -> None:
+    Where it is `known` nothing is copied and nobody waits.
+    """
+
+    def __init__(self, chunk_cu_seqlens: Tensor, known: int | None) -> None:
         count = chunk_cu_seqlens[-1:]
+        self.known = known
         self.event: torch.cuda.Event | None = None
-        if count.is_cuda:
+        if count.is_cuda and known is None:
             self.host = torch.empty(1, dtype=count.dtype, pin_memory=True)
             self.host.copy_(count, non_blocking=True)
             self.event = torch.cuda.Event()
@@ -41,6 +45,8 @@ class PendingCount:
             self.host = count
 
     def wait(self) -> int:
+        if self.known is not None:
+            return self.known
         if self.event is not None:
             self.event.synchronize()
         return int(self.host)
@@ -65,7 +71,7 @@ def fake_chunks(x: Tensor, cu_seqlens: Tensor, max_chunks: int | None) -> Raw:
 def select(x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, max_chunks: int | None) -> Raw:
     check_cu_seqlens(cu_seqlens, x.shape[0])
     scan = implementation("chunk", x).chunk_scan(boundary_mask, cu_seqlens)
-    return gather(x, scan, PendingCount(scan[2]).wait() if max_chunks is None else max_chunks)
+    return gather(x, scan, PendingCount(scan[2], max_chunks).wait())
 
 
 @select.register_fake
@@ -98,21 +104,33 @@ select.register_autograd(differentiate, setup_context=save)
 
 @torch.library.custom_op("hnet::chunk_with_residual", mutates_args=())
 def select_and_project(
-    x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, weight: Tensor, bias: Tensor, precision: str
+    x: Tensor,
+    boundary_mask: Tensor,
+    cu_seqlens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    precision: str,
+    max_chunks: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_cu_seqlens(cu_seqlens, x.shape[0])
     scan = implementation("chunk", x).chunk_scan(boundary_mask, cu_seqlens)
-    count = PendingCount(scan[2])
+    count = PendingCount(scan[2], max_chunks)
     projected = residual.residual_forward(x, weight, bias, precision)
     return (*gather(x, scan, count.wait()), projected)
 
 
 @select_and_project.register_fake
 def _(
-    x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, weight: Tensor, bias: Tensor, precision: str
+    x: Tensor,
+    boundary_mask: Tensor,
+    cu_seqlens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    precision: str,
+    max_chunks: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     projected = x.new_empty(x.shape[0], weight.shape[0], dtype=residual.result_dtype(x, precision))
-    return (*fake_chunks(x, cu_seqlens, None), projected)
+    return (*fake_chunks(x, cu_seqlens, max_chunks), projected)
 
 
 @torch.library.custom_op("hnet::chunk_with_residual_backward", mutates_args=())
@@ -138,7 +156,7 @@ def save_both(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def differentiate_both(ctx: Any, grad: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
     dx, dweight, dbias = select_and_project_backward(grad, grads[-1], *ctx.saved_tensors, ctx.precision)
-    return dx, None, None, dweight, dbias, None
+    return dx, None, None, dweight, dbias, None, None
 
 
 select_and_project.register_autograd(differentiate_both, setup_context=save_both)
@@ -163,9 +181,16 @@ def chunk(x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, *, max_chunks: i
 
 
 def chunk_with_residual(
-    x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, weight: Tensor, bias: Tensor, *, precision: Precision = "fp32"
+    x: Tensor,
+    boundary_mask: Tensor,
+    cu_seqlens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    precision: Precision = "fp32",
+    max_chunks: int | None = None,
 ) -> tuple[Chunks, Tensor]:
-    """`chunk` and `residual_linear` of the same x (T,D) in one node: (chunks, residual (T,N)).
+    """`chunk` and `residual_linear` of the same x (T,D), with their arguments, in one node: (chunks, residual (T,N)).
 
     The projection runs while the number of chunks is on its way to the host, and going back the gradient of the
     chunks is added in place to the input gradient of the projection.
@@ -174,5 +199,5 @@ def chunk_with_residual(
         ValueError: cu_seqlens does not rise strictly from 0 to T, or an unknown precision.
     """
     check_precision(precision)
-    *chunks, projected = select_and_project(x, boundary_mask, cu_seqlens, weight, bias, precision)
+    *chunks, projected = select_and_project(x, boundary_mask, cu_seqlens, weight, bias, precision, max_chunks)
     return Chunks(*chunks), projected
