@@ -188,6 +188,11 @@ OVERRIDES = [
         ["boundary.max_chunk_fraction: got 2", "a number greater than 0 of at most 1 or null"],
     ),
     Case(
+        "filled to no bound",
+        f"{TRAIN} model.stages.0.boundary.fill_chunks=true",
+        ["model.stages.0.boundary: fill_chunks needs max_chunk_fraction"],
+    ),
+    Case(
         "no such precision of the residual",
         f"{TRAIN} model.stages.0.residual_precision=fp8",
         ["model.stages.0.residual_precision: got 'fp8'", "one of fp32, tf32, bf16 or null"],
