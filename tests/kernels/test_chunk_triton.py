@@ -89,6 +89,13 @@ def test_with_room_for_more_chunks_the_rest_is_zeros(name):
     torch.testing.assert_close(grad, want_grad + mask[:, None].float())
 
 
+@pytest.mark.parametrize("wrong", [0, 12])
+def test_a_number_of_chunks_that_cannot_be_is_refused(wrong):
+    mask = random_mask([7, 4], 0.3)
+    with pytest.raises(ValueError, match="max_chunks must be from 1 to the 11 units"):
+        chunk(torch.randn(11, 5), mask, bounds([7, 4]), max_chunks=wrong)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_one_node_gives_what_two_give(precision):
     x, weight, bias = randn(11, 5).float(), randn(5, 5).float(), randn(5).float()

@@ -94,6 +94,14 @@ def test_filling_needs_a_bound():
         model_with(None, fill=True)
 
 
+@pytest.mark.parametrize("fill", [False, True])
+def test_documents_keep_a_chunk_when_the_probabilities_are_nan(fill):
+    _, cu_seqlens = random_pack([20, 1, 9], 0)
+    broken = boundaries_of(torch.full((30,), float("nan")), cu_seqlens)
+    after = within_capacity(broken, cu_seqlens, 0.2, fill=fill)
+    assert after.mask[cu_seqlens[:-1].long()].all() and int(after.mask.sum()) == (6 if fill else 3)
+
+
 def test_a_pack_that_asks_for_fewer_is_left_alone():
     ids, cu_seqlens = random_pack([30, 1, 20], 0)
     assert torch.equal(model_with(1.0)(ids, cu_seqlens).logits, model_with(None)(ids, cu_seqlens).logits)

@@ -23,8 +23,8 @@ def within_capacity(boundaries: Boundaries, cu_seqlens: Tensor, fraction: float,
     """
     prob, mask = boundaries.prob, boundaries.mask
     limit = max_chunks(prob.numel(), cu_seqlens.numel() - 1, fraction)
-    # A document's first unit before all others, boundaries before units that are none.
-    score = (prob.detach() + mask.to(prob.dtype)).index_fill(0, cu_seqlens[:-1].long(), 3.0)
+    # A document's first unit before all others, also where p is NaN; then boundaries, then units that are none.
+    score = (prob.detach().nan_to_num(0.0) + mask.to(prob.dtype)).index_fill(0, cu_seqlens[:-1].long(), 3.0)
     best = torch.sort(score, descending=True, stable=True).indices[:limit]
     kept = torch.zeros_like(mask).index_fill_(0, best, True)
     if not fill:

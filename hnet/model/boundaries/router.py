@@ -55,6 +55,5 @@ class Router(nn.Module):
 
 def _forced(mask: Tensor, cu_seqlens: Tensor, ratio: float) -> Tensor:
     generator = torch.Generator().manual_seed(mask.numel())
-    forced = torch.rand(mask.numel(), generator=generator).to(mask.device) * ratio < 1
-    forced[cu_seqlens[:-1].long()] = True
-    return forced
+    forced = (torch.rand(mask.numel(), generator=generator) * ratio < 1).to(mask.device)
+    return forced.index_fill_(0, cu_seqlens[:-1].long(), True)

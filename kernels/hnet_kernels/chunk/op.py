@@ -162,6 +162,12 @@ def differentiate_both(ctx: Any, grad: Tensor, *grads: Tensor) -> tuple[Tensor |
 select_and_project.register_autograd(differentiate_both, setup_context=save_both)
 
 
+def check_max_chunks(max_chunks: int | None, num_units: int) -> None:
+    """Raise ValueError for a number of chunks that T units cannot have."""
+    if max_chunks is not None and not 1 <= max_chunks <= num_units:
+        raise ValueError(f"max_chunks must be from 1 to the {num_units} units of the pack, got {max_chunks}")
+
+
 def chunk(x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, *, max_chunks: int | None = None) -> Chunks:
     """The boundary units alone, packed (H-Net, arXiv 2507.07955, section 2.2: direct selection).
 
@@ -172,11 +178,13 @@ def chunk(x: Tensor, boundary_mask: Tensor, cu_seqlens: Tensor, *, max_chunks: i
         x: (T,D).
         boundary_mask: (T,) bool, true at the first unit of every document.
         cu_seqlens: (B+1,) int32.
-        max_chunks: rows of the result; those from M on are zeros, and chunk_offsets[M:] are T.
+        max_chunks: rows of the result; those from M on are zeros, and chunk_offsets[M:] are T. The operations on chunks
+            take M rows: give exactly M, or cut off the rest.
 
     Raises:
-        ValueError: cu_seqlens does not rise strictly from 0 to T.
+        ValueError: cu_seqlens does not rise strictly from 0 to T, or max_chunks is not from 1 to T.
     """
+    check_max_chunks(max_chunks, x.shape[0])
     return Chunks(*select(x, boundary_mask, cu_seqlens, max_chunks))
 
 
@@ -196,8 +204,9 @@ def chunk_with_residual(
     chunks is added in place to the input gradient of the projection.
 
     Raises:
-        ValueError: cu_seqlens does not rise strictly from 0 to T, or an unknown precision.
+        ValueError: cu_seqlens does not rise strictly from 0 to T, an unknown precision, or max_chunks not from 1 to T.
     """
     check_precision(precision)
+    check_max_chunks(max_chunks, x.shape[0])
     *chunks, projected = select_and_project(x, boundary_mask, cu_seqlens, weight, bias, precision, max_chunks)
     return Chunks(*chunks), projected
