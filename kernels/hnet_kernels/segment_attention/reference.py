@@ -13,7 +13,7 @@ def locate(chunk_offsets: Tensor, num_units: int) -> tuple[Tensor, Tensor]:
     """(chunk (T,) int64, inside (T,) bool): the chunk of every unit, any chunk for a unit outside of all."""
     units = torch.arange(num_units, device=chunk_offsets.device, dtype=chunk_offsets.dtype)
     inside = (units >= chunk_offsets[0]) & (units < chunk_offsets[-1])
-    index = torch.searchsorted(chunk_offsets, units, right=True) - 1
+    index = torch.searchsorted(chunk_offsets.contiguous(), units, right=True) - 1
     return index.clamp_(0, chunk_offsets.numel() - 2), inside
 
 
