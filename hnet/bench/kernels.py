@@ -55,7 +55,7 @@ def make_plan(
     try:
         cases = [case for _, case in discover(None if ops is None else [name for name in ops if name != PATH.name])]
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"{error}, {PATH.name}") from None
     if ops is None or PATH.name in ops:
         cases.append(PATH)
     if unknown := [name for name in dtypes if name not in DTYPES]:

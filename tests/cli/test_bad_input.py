@@ -351,7 +351,7 @@ CHECKPOINTS = [
 
 BENCH = "bench kernels --device cpu --rounds 1"
 BENCHMARKS = [
-    Case("no such op", f"{BENCH} --ops ema,upsmaple", ["no op or case 'upsmaple'", "there are: chunk", "upsample"]),
+    Case("no such op", f"{BENCH} --ops ema,upsmaple", ["no op or case 'upsmaple'", "there are: chunk, ", ", path"]),
     Case("no such dtype", f"{BENCH} --dtypes bf16,fp8", ["no dtype 'fp8'", "bf16, fp32"]),
     Case("size of no pack", f"{BENCH} --sizes 20", ["--sizes 20 is too short for 8 documents", "give 40 or more"]),
     Case("sizes in words", f"{BENCH} --sizes 1M", ["argument --sizes: got '1M'", "an integer of at least 1"]),
