@@ -1,11 +1,14 @@
-"""Helpers for packed batches: B documents laid end to end, described by `cu_seqlens` (B+1,)."""
+"""Helpers for packed batches: B documents laid end to end, described by `cu_seqlens` (B+1,).
+
+Chunks of units are described alike, by `chunk_offsets` (M+1,).
+"""
 
 import torch
 from torch import Tensor
 
 
 def segment_ids(cu_seqlens: Tensor, num_units: int) -> Tensor:
-    """Document index (T,) int64 of every packed unit, without a host synchronisation."""
+    """Document (or, for chunk offsets, chunk) index (T,) int64 of every packed unit, without a host synchronisation."""
     lengths = cu_seqlens.diff()
     documents = torch.arange(lengths.numel(), device=cu_seqlens.device)
     return torch.repeat_interleave(documents, lengths, output_size=num_units)
@@ -17,19 +20,31 @@ def first_positions(cu_seqlens: Tensor) -> Tensor:
 
 
 def check_cu_seqlens(cu_seqlens: Tensor, num_units: int) -> None:
-    """Raise ValueError unless `cu_seqlens` rises strictly from 0 to `num_units`.
+    """Raise ValueError unless `cu_seqlens` rises strictly from 0 to `num_units`; see `check_bounds`."""
+    check_bounds(cu_seqlens, num_units, "cu_seqlens", "B", "a packed batch holds no empty document")
+
+
+def check_chunk_offsets(chunk_offsets: Tensor, num_units: int, *, whole: bool = True) -> None:
+    """Raise ValueError unless `chunk_offsets` rises strictly from 0 to `num_units`; see `check_bounds`."""
+    check_bounds(chunk_offsets, num_units, "chunk_offsets", "M", "no chunk is empty", whole=whole)
+
+
+def check_bounds(bounds: Tensor, num_units: int, name: str, count: str, law: str, *, whole: bool = True) -> None:
+    """Raise ValueError unless `bounds` rises strictly from 0 to `num_units`, or, if not `whole`, within that.
 
     The values are looked at on a CPU only: on an accelerator that would stop the stream.
     """
-    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2:
-        raise ValueError(f"cu_seqlens must have shape (B+1,) with B >= 1, got {tuple(cu_seqlens.shape)}")
-    if cu_seqlens.device.type != "cpu":
+    if bounds.dim() != 1 or bounds.numel() < 2:
+        raise ValueError(f"{name} must have shape ({count}+1,) with {count} >= 1, got {tuple(bounds.shape)}")
+    if bounds.device.type != "cpu":
         return
-    bounds = cu_seqlens.tolist()
-    if bounds[0] != 0 or bounds[-1] != num_units:
-        raise ValueError(f"cu_seqlens must run from 0 to {num_units}, got {bounds[0]} to {bounds[-1]}")
-    if any(start >= stop for start, stop in zip(bounds, bounds[1:], strict=False)):
-        raise ValueError("cu_seqlens must rise strictly: a packed batch holds no empty document")
+    first, last = int(bounds[0]), int(bounds[-1])
+    if whole and (first != 0 or last != num_units):
+        raise ValueError(f"{name} must run from 0 to {num_units}, got {first} to {last}")
+    if first < 0 or last > num_units:
+        raise ValueError(f"{name} must lie within 0 to {num_units}, got {first} to {last}")
+    if bool((bounds[1:] <= bounds[:-1]).any()):
+        raise ValueError(f"{name} must rise strictly: {law}")
 
 
 def widen(*tensors: Tensor) -> list[Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hnet_kernels.case import Case, Sizes
 from hnet_kernels.offset_linear.op import offset_linear
+from hnet_kernels.packed import segment_ids
 
 NUM_OFFSETS = 16
 
@@ -23,8 +24,7 @@ def inputs(sizes: Sizes) -> dict[str, Any]:
 
 def eager(z: Tensor, weight: Tensor, chunk_offsets: Tensor, num_units: int) -> Tensor:
     """As AU-Net: repeat the chunks, then gather, multiply and scatter the units of one offset after the other."""
-    chunks = torch.arange(z.shape[0], device=z.device)
-    chunk = torch.repeat_interleave(chunks, chunk_offsets.diff(), output_size=num_units)
+    chunk = segment_ids(chunk_offsets, num_units)
     number = (torch.arange(num_units, device=z.device) - chunk_offsets.long()[chunk]).clamp(max=NUM_OFFSETS - 1)
     repeated = z[chunk]
     out = z.new_zeros(num_units, weight.shape[1])

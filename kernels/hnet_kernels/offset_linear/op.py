@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.dispatch import implementation
-from hnet_kernels.segment_reduce.op import check_chunk_offsets
+from hnet_kernels.packed import check_chunk_offsets
 
 
 @torch.library.custom_op("hnet::offset_linear", mutates_args=())

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hnet_kernels.case import Case, Sizes
+from hnet_kernels.packed import segment_ids
 from hnet_kernels.segment_attention.op import pool_attention, unpool_attention
 
 QUERIES, KEYS = 1, 2
@@ -30,14 +31,9 @@ def unpool_floor(sizes: Sizes) -> tuple[int, int]:
     return 2 * units + 2 * chunks, 3 * units + 4 * chunks
 
 
-def chunk_of_units(chunk_offsets: Tensor, num_units: int) -> Tensor:
-    chunks = torch.arange(chunk_offsets.numel() - 1, device=chunk_offsets.device)
-    return torch.repeat_interleave(chunks, chunk_offsets.diff(), output_size=num_units)
-
-
 def pool_eager(q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor) -> Tensor:
     """Gather the queries to the units, softmax by segment operations, add the weighted values up."""
-    chunk = chunk_of_units(chunk_offsets, k.shape[0])
+    chunk = segment_ids(chunk_offsets, k.shape[0])
     score = (q[chunk] * k[:, None]).sum(-1, dtype=torch.float32) * q.shape[-1] ** -0.5
     highest = torch.full_like(q[..., 0], -torch.inf, dtype=torch.float32).scatter_reduce(
         0, chunk[:, None, None].expand_as(score), score.detach(), "amax"
@@ -50,7 +46,7 @@ def pool_eager(q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor) -> Tensor
 
 def unpool_eager(q: Tensor, k: Tensor, v: Tensor, chunk_offsets: Tensor) -> Tensor:
     """Gather the keys and values to the units."""
-    chunk = chunk_of_units(chunk_offsets, q.shape[0])
+    chunk = segment_ids(chunk_offsets, q.shape[0])
     score = (q[:, None] * k[chunk]).sum(-1, dtype=torch.float32) * q.shape[-1] ** -0.5
     return (score.softmax(1).to(v.dtype)[..., None] * v[chunk]).sum(1)
 
@@ -60,7 +56,7 @@ def padded(chunk_offsets: Tensor, num_units: int) -> tuple[Tensor, Tensor, Tenso
     lengths = chunk_offsets.diff()
     slot = torch.arange(int(lengths.max()), device=chunk_offsets.device)
     used = slot < lengths[:, None]
-    chunk = chunk_of_units(chunk_offsets, num_units)
+    chunk = segment_ids(chunk_offsets, num_units)
     within = torch.arange(num_units, device=chunk.device) - chunk_offsets[chunk]
     return (chunk_offsets[:-1, None] + slot).clamp_max(num_units - 1), used, chunk * slot.numel() + within
 

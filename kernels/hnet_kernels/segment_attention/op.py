@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.dispatch import implementation
+from hnet_kernels.packed import check_chunk_offsets
 
 Pooled = tuple[Tensor, Tensor]
 Grads = tuple[Tensor, Tensor, Tensor]
@@ -29,15 +30,7 @@ def check(units: list[Tensor], chunks: list[Tensor], chunk_offsets: Tensor, whol
     num_units, num_chunks = units[0].shape[0], chunks[0].shape[0]
     if chunk_offsets.shape != (num_chunks + 1,) or num_chunks == 0:
         raise ValueError(f"chunk_offsets must have shape ({num_chunks + 1},), got {tuple(chunk_offsets.shape)}")
-    if chunk_offsets.device.type != "cpu":
-        return
-    first, last = int(chunk_offsets[0]), int(chunk_offsets[-1])
-    if whole and (first != 0 or last != num_units):
-        raise ValueError(f"chunk_offsets must run from 0 to {num_units}, got {first} to {last}")
-    if first < 0 or last > num_units:
-        raise ValueError(f"chunk_offsets must lie within 0 to {num_units}, got {first} to {last}")
-    if bool((chunk_offsets.diff() <= 0).any()):
-        raise ValueError("chunk_offsets must rise strictly: no chunk is empty")
+    check_chunk_offsets(chunk_offsets, num_units, whole=whole)
 
 
 @torch.library.custom_op("hnet::pool_attention", mutates_args=())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.case import Case, Sizes
+from hnet_kernels.packed import segment_ids
 from hnet_kernels.segment_reduce.op import segment_reduce
 
 
@@ -15,21 +16,16 @@ def inputs(sizes: Sizes) -> dict[str, Any]:
     return {"x": x, "chunk_offsets": sizes.chunk_offsets()}
 
 
-def chunk_of_units(chunk_offsets: Tensor, num_units: int) -> Tensor:
-    chunks = torch.arange(chunk_offsets.shape[0] - 1, device=chunk_offsets.device)
-    return torch.repeat_interleave(chunks, chunk_offsets.diff(), output_size=num_units)
-
-
 def eager_mean(x: Tensor, chunk_offsets: Tensor) -> Tensor:
     lengths = chunk_offsets.diff()
     total = x.new_zeros(lengths.shape[0], x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-    total = total.index_add(0, chunk_of_units(chunk_offsets, x.shape[0]), x.to(total.dtype))
+    total = total.index_add(0, segment_ids(chunk_offsets, x.shape[0]), x.to(total.dtype))
     return (total / lengths.unsqueeze(1)).to(x.dtype)
 
 
 def eager_max(x: Tensor, chunk_offsets: Tensor) -> Tensor:
     """As BLT pools patches; unlike the op it shares the gradient of a maximum among equal units."""
-    chunk = chunk_of_units(chunk_offsets, x.shape[0]).unsqueeze(1).expand(-1, x.shape[1])
+    chunk = segment_ids(chunk_offsets, x.shape[0]).unsqueeze(1).expand(-1, x.shape[1])
     out = x.new_zeros(chunk_offsets.shape[0] - 1, x.shape[1])
     return out.scatter_reduce(0, chunk, x, "amax", include_self=False)
 

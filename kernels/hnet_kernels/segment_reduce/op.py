@@ -6,24 +6,9 @@ import torch
 from torch import Tensor
 
 from hnet_kernels.dispatch import implementation
+from hnet_kernels.packed import check_chunk_offsets
 
 Reduction = Literal["mean", "max", "sum", "first", "last"]
-
-
-def check_chunk_offsets(chunk_offsets: Tensor, num_units: int) -> None:
-    """Raise ValueError unless `chunk_offsets` rises strictly from 0 to `num_units`.
-
-    The values are looked at on a CPU only: on an accelerator that would stop the stream.
-    """
-    if chunk_offsets.dim() != 1 or chunk_offsets.numel() < 2:
-        raise ValueError(f"chunk_offsets must have shape (M+1,) with M >= 1, got {tuple(chunk_offsets.shape)}")
-    if chunk_offsets.device.type != "cpu":
-        return
-    first, last = int(chunk_offsets[0]), int(chunk_offsets[-1])
-    if first != 0 or last != num_units:
-        raise ValueError(f"chunk_offsets must run from 0 to {num_units}, got {first} to {last}")
-    if not bool((chunk_offsets.diff() > 0).all()):
-        raise ValueError("chunk_offsets must rise strictly: no chunk is empty")
 
 
 @torch.library.custom_op("hnet::segment_reduce", mutates_args=())
