@@ -13,12 +13,23 @@ from hnet_kernels import causal_conv1d, ssd_scan
 
 
 class DepthwiseConv(nn.Module):
-    """Parameters of a causal depthwise convolution: weight (C, K), bias (C,)."""
+    """Causal depthwise convolution and SiLU: weight (C, K), bias (C,).
+
+    A module with its own `forward`, since ZeRO-3 and FSDP gather parameters around that.
+    """
 
     def __init__(self, channels: int, taps: int, *, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, taps, device=device))
         self.bias = nn.Parameter(torch.empty(channels, device=device))
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """(T, C) -> (T, C)."""
+        return causal_conv1d(x, self.weight, self.bias, cu_seqlens)
+
+    def step(self, taps: Tensor) -> Tensor:
+        """The last K units (R, C, K) of R documents -> the output (R, C) at the last."""
+        return F.silu((taps * self.weight).sum(-1) + self.bias)
 
 
 class Mamba2(nn.Module):
@@ -46,7 +57,7 @@ class Mamba2(nn.Module):
     def forward(self, x: Tensor, context: PackContext, cache: StateCache | None = None) -> Tensor:
         """(T, D) -> (T, D). A cache is filled with the convolution taps and scan state of every row."""
         z, xbc, dt = self._project(x)
-        mixed = causal_conv1d(xbc, self.conv.weight, self.conv.bias, context.cu_seqlens)
+        mixed = self.conv(xbc, context.cu_seqlens)
         u, b, c = self._split(mixed)
         dt = F.softplus(at_least_float32(dt) + self.dt_bias)
         decay_rate = -self.A_log.exp()
@@ -64,7 +75,7 @@ class Mamba2(nn.Module):
         z, xbc, dt = self._project(x)
         taps = torch.cat([cache.read("conv", rows), xbc[:, :, None]], -1)
         cache.write("conv", taps[:, :, 1:], rows)
-        mixed = F.silu((taps * self.conv.weight).sum(-1) + self.conv.bias)
+        mixed = self.conv.step(taps)
         u, b, c = (at_least_float32(part) for part in self._split(mixed))
         dt = F.softplus(at_least_float32(dt) + self.dt_bias)
         decay = (-self.A_log.exp() * dt).exp()
