@@ -9,7 +9,7 @@ import contextlib
 import logging
 import socket
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,14 +18,17 @@ import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from deepspeed.utils import (
     safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
 from hnet.distributed import environment
 from hnet.training.config import RunConfig
-from hnet.training.engine import MOMENTS, Engine, group_settings
+from hnet.training.engine import Engine, group_settings
+from hnet.training.fragments import MOMENTS, WEIGHT, Fragment, Read
 from hnet.training.optimizer import Optimizer, new_adam_state
 from hnet.training.training_module import DeviceBatch, ForwardSums, TrainingModule
 
@@ -110,6 +113,32 @@ class DeepSpeedEngine(Engine):
         for group, rate in zip(groups, self.optimizer.learning_rates, strict=True):
             group["lr"] = rate * factor
 
+    def shapes(self) -> dict[str, torch.Size]:
+        return {
+            name: getattr(parameter, "ds_shape", parameter.shape) for name, parameter in self.model.named_parameters()
+        }
+
+    def fragments(self) -> Iterator[Fragment]:
+        for name, weight in self.gather_weights().items():
+            yield Fragment(f"{WEIGHT}/{name}", 0, weight.float().flatten())
+        for name, moment in self.gather_moments().items():
+            yield Fragment(name, 0, moment.float().flatten())
+
+    def load(self, read: Read, num_updates: int) -> None:
+        shapes = self.shapes()
+        for name, parameter in self.model.named_parameters():
+            weight = read(f"{WEIGHT}/{name}", 0, shapes[name].numel()).view(shapes[name]).to(self.device)
+            with self._whole(parameter, modifier_rank=0):
+                parameter.data.copy_(weight)
+            self._set_master(parameter, weight)
+        moments = {
+            f"{moment}/{name}": read(f"{moment}/{name}", 0, shape.numel()).view(shape)
+            for name, shape in shapes.items()
+            for moment in MOMENTS
+            if num_updates
+        }
+        self.load_moments(moments, num_updates)
+
     def gather_weights(self) -> dict[str, Tensor]:
         weights = {}
         for name, parameter in self.model.named_parameters():
@@ -151,9 +180,19 @@ class DeepSpeedEngine(Engine):
         elif self._stage < 3:
             safe_set_full_optimizer_state(parameter, value, moment)
         else:
-            shard = parameter.ds_tensor.numel()
-            padded = nn.functional.pad(value.flatten(), (0, shard * self.world_size - value.numel()))
-            safe_set_local_optimizer_state(parameter, padded[shard * self.rank :][:shard], moment)
+            safe_set_local_optimizer_state(parameter, self._shard(parameter, value), moment)
+
+    def _set_master(self, parameter: Any, value: Tensor) -> None:
+        if self._stage in (1, 2):
+            safe_set_full_fp32_param(parameter, value)
+        elif self._stage == 3:
+            safe_set_local_fp32_param(parameter, self._shard(parameter, value))
+
+    def _shard(self, parameter: Any, value: Tensor) -> Tensor:
+        """This rank's part of a full tensor under ZeRO-3, padded as DeepSpeed does."""
+        size = parameter.ds_tensor.numel()
+        padded = nn.functional.pad(value.flatten(), (0, size * self.world_size - value.numel()))
+        return padded[size * self.rank :][:size]
 
     def _link_moments(self) -> None:
         """Let DeepSpeed find each parameter's moments in the flat ones. Stages 1 and 2 do so by themselves while the
@@ -173,11 +212,11 @@ class DeepSpeedEngine(Engine):
     def _torch_optimizer(self) -> torch.optim.Optimizer:
         return self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
 
-    def _whole(self, parameter: nn.Parameter) -> AbstractContextManager[Any]:
+    def _whole(self, parameter: nn.Parameter, modifier_rank: int | None = None) -> AbstractContextManager[Any]:
         """Under ZeRO-3 the full parameter for as long as the context lasts."""
         if self._stage < 3:
             return contextlib.nullcontext()
-        return deepspeed.zero.GatheredParameters([parameter])
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank)
 
     def close(self) -> None:
         self._engine.destroy()

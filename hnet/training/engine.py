@@ -7,7 +7,7 @@ every method that the loop calls must be called by every rank.
 import contextlib
 import datetime
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,10 +20,9 @@ from hnet.data.batch import Batch
 from hnet.distributed import environment
 from hnet.distributed.collectives import barrier, shut_down
 from hnet.training.config import RunConfig
+from hnet.training.fragments import MOMENTS, Fragment, Read, deal, load_whole, whole_fragments
 from hnet.training.optimizer import Optimizer, new_adam_state
 from hnet.training.training_module import DeviceBatch, ForwardSums, TrainingModule
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Engine(ABC):
@@ -90,6 +89,22 @@ class Engine(ABC):
     @abstractmethod
     def set_learning_rates(self, factor: float) -> None:
         """Every group's largest learning rate times `factor`."""
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Full shape of every parameter by name; under sharding not that of what this rank holds."""
+        return {name: parameter.shape for name, parameter in self.model.named_parameters()}
+
+    @abstractmethod
+    def fragments(self) -> Iterator[Fragment]:
+        """What this rank writes of a checkpoint, without collectives.
+
+        Over all ranks the fragments cover every weight, and after the first update every moment, exactly once.
+        """
+
+    @abstractmethod
+    def load(self, read: Read, num_updates: int) -> None:
+        """After `prepare`: set weights, master weights and AdamW's state as after `num_updates` updates, reading only
+        what this rank holds. Called by every rank; what was saved may come from any engine and number of ranks."""
 
     @abstractmethod
     def gather_weights(self) -> dict[str, Tensor]:
@@ -159,6 +174,16 @@ class PlainEngine(Engine):
         groups = self.optimizer.torch_optimizer.param_groups
         for group, rate in zip(groups, self.optimizer.learning_rates, strict=True):
             group["lr"] = rate * factor
+
+    def fragments(self) -> Iterator[Fragment]:
+        owner = deal(self.shapes(), self.world_size)
+        states = self.optimizer.torch_optimizer.state
+        for name, parameter in self.model.named_parameters():
+            if owner[name] == self.rank:
+                yield from whole_fragments(name, parameter, states.get(parameter, {}))
+
+    def load(self, read: Read, num_updates: int) -> None:
+        load_whole(self.model, self.optimizer.torch_optimizer, read, num_updates)
 
     def gather_weights(self) -> dict[str, Tensor]:
         if not self.is_main:
