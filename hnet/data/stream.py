@@ -106,6 +106,7 @@ def build_stream(
         world_size=world_size,
         windows_per_step=windows_per_step,
         micro_batch_windows=micro_batch_windows,
+        empty_unit=tokenizer.bos,
     )
     identity = {
         "seed": seed,

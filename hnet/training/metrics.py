@@ -58,6 +58,8 @@ def build_row(
         "mfu": work.flops / work.seconds / peak_flops,
         "peak_memory_bytes": peak_memory,
     }
+    if any(ratio != 1 for ratio in result.imbalance):
+        row["imbalance"] = list(result.imbalance)
     if state.skipped_steps:
         row["skipped_steps"] = state.skipped_steps
     return row

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from hnet.config import save_config
+from hnet.data import shard
 from hnet.data.stream import TrainStream, build_stream
 from hnet.data.tokenizer import check_vocab_size, load_tokenizer
 from hnet.distributed.collectives import broadcast_object
@@ -81,8 +82,8 @@ class Run:
 def open_run(config: RunConfig) -> Iterator[Run]:
     """Build a run, or continue it from the checkpoint that `output_dir` holds.
 
-    Raises ConfigError if the model is not that of the checkpoint or of the tokenizer, if the batch does not divide over
-    the ranks, or if `output_dir` cannot be written; CheckpointError if the checkpoint is damaged; DataError if the data
+    Raises ConfigError if the model is not that of the checkpoint or of the tokenizer, or if `output_dir` cannot be
+    written; CheckpointError if the checkpoint is damaged; DataError if the data
     cannot be read.
     """
     check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
@@ -104,7 +105,7 @@ def open_run(config: RunConfig) -> Iterator[Run]:
 
 
 def open_stream(config: RunConfig, engine: Engine) -> TrainStream:
-    """This rank's training data. Raises ConfigError if the batch does not divide over the ranks."""
+    """This rank's training data."""
     windows_per_step, micro_batch_windows = batch_windows(config, engine.world_size)
     return build_stream(
         config.data,
@@ -117,28 +118,17 @@ def open_stream(config: RunConfig, engine: Engine) -> TrainStream:
 
 
 def batch_windows(config: RunConfig, world_size: int) -> tuple[int, int]:
-    """Windows per step over all ranks, and windows per micro-batch. Raises ConfigError if they do not divide."""
+    """Windows per step over all ranks, and the most windows of a micro-batch."""
     training, window = config.training, config.data.sequence_length
     per_step = training.global_batch_bytes // window
-    if per_step % world_size:
-        raise ConfigError(
-            f"training.global_batch_bytes {training.global_batch_bytes} is {per_step} windows of data.sequence_length "
-            f"{window}, which {world_size} processes cannot share evenly; make it a multiple of {window * world_size}"
-        )
-    per_rank = per_step // world_size
-    per_micro_batch = per_rank if training.micro_batch_bytes is None else training.micro_batch_bytes // window
-    if per_rank % per_micro_batch:
-        raise ConfigError(
-            f"training.micro_batch_bytes {training.micro_batch_bytes} does not divide the {per_rank * window} units "
-            f"that each of {world_size} processes takes per step; make it {per_rank * window} or a divisor of it"
-        )
-    return per_step, per_micro_batch
+    per_rank = -(-per_step // world_size)
+    return per_step, min(per_rank, (training.micro_batch_bytes or training.global_batch_bytes) // window)
 
 
 def num_micro_batches(config: RunConfig, world_size: int) -> int:
-    """Micro-batches of one rank per step."""
+    """Micro-batches of every rank per step."""
     per_step, per_micro_batch = batch_windows(config, world_size)
-    return per_step // (world_size * per_micro_batch)
+    return shard.num_micro_batches(per_step, world_size, per_micro_batch)
 
 
 def build_model(config: RunConfig) -> LanguageModel:
@@ -181,6 +171,14 @@ def _checkpoint_to_resume(folder: CheckpointFolder, engine: Engine) -> Path | No
 
 def _announce(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None:
     logger.info("%s", engine.describe())
+    per_step, _ = batch_windows(config, engine.world_size)
+    shares = engine.world_size * num_micro_batches(config, engine.world_size)
+    if per_step % shares:
+        logger.warning(
+            "training.global_batch_bytes is %d windows of data.sequence_length: %d micro-batches take %d to %d each, "
+            "and the smaller ones wait for the larger; a multiple of %d bytes would share evenly",
+            per_step, shares, per_step // shares, -(-per_step // shares), shares * config.data.sequence_length,
+        )  # fmt: skip
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)
         for change in checkpoints.changed_settings(checkpoint, config):

@@ -6,13 +6,13 @@ accumulation and ranks change the rounding alone.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hnet.data.batch import Batch
-from hnet.distributed.collectives import sum_over_ranks
+from hnet.distributed.collectives import max_over_ranks, sum_over_ranks
 from hnet.model.losses import ratio_loss
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine
@@ -61,14 +61,20 @@ class StepResult:
     """Loss or gradient was not finite: nothing was updated."""
     stop_requested: bool
     """Some rank was asked to stop."""
+    imbalance: tuple[float, ...] = ()
+    """Units of the rank that has most over the mean of the ranks, for every stage, the innermost included."""
+
+    @property
+    def stage_units(self) -> tuple[int, ...]:
+        """Units of every stage, the innermost included."""
+        if not self.stages:
+            return (self.units,)
+        return (*(stage.units for stage in self.stages), self.stages[-1].chunks)
 
     @property
     def units_per_stage(self) -> tuple[float, ...]:
-        """Units of every stage, the innermost included, per unit of the outermost."""
-        if not self.stages:
-            return (1.0,)
-        inner = [stage.units for stage in self.stages] + [self.stages[-1].chunks]
-        return tuple(count / self.units for count in inner)
+        """Units of every stage per unit of the outermost."""
+        return tuple(count / self.units for count in self.stage_units)
 
 
 class TrainStep:
@@ -89,48 +95,62 @@ class TrainStep:
         factor = learning_rate_factor(self._config.schedule, step, training.steps)
         engine.set_learning_rates(factor)
         on_device = [engine.to_device(batch) for batch in batches]
-        target_bytes = self._global_count(sum(batch.target_bytes for batch in batches))
+        target_bytes, num_micro_batches = self._global_counts(batches)
         several = len(batches) > 1
-        global_sums = self._boundary_sums(on_device) if self._over_global_batch and several else None
+        global_sums = self._boundary_sums(batches, on_device) if self._over_global_batch and several else None
 
         totals = torch.zeros(_NUM_SCALARS + 6 * len(self._ratios), dtype=torch.float64, device=engine.device)
         totals[1:_NUM_SCALARS] = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
-        for index, batch in enumerate(on_device):
+        own_units = totals.new_zeros(len(self._ratios) + 1)
+        for index, (source, batch) in enumerate(zip(batches, on_device, strict=True)):
             is_last = index == len(on_device) - 1
             with engine.accumulate(is_last):
-                sums = engine.forward(batch)
+                sums = _without_padding(engine.forward(batch), source)
                 if self._over_global_batch and not several:
                     global_sums = sum_over_ranks(_boundary_vector(sums))
-                ratio = self._ratio_losses(sums, global_sums, len(batches))
+                share = 1.0 / num_micro_batches if source.num_targets else 0.0
+                ratio = self._ratio_losses(sums, global_sums, share)
                 loss = sums.cross_entropy / target_bytes + (ratio * ratio.new_tensor(self._weights)).sum()
                 engine.backward(_poisoned_if_nonfinite(loss), is_last)
             totals += _totals(sums, ratio, 1.0 / len(batches) if global_sums is not None else 1.0)
+            own_units += _units_per_stage(sums, batch)
         sum_over_ranks(totals)
+        most_units = max_over_ranks(own_units)
         if global_sums is not None:
             totals[-len(self._ratios) :] /= engine.world_size
         grad_norm, applied = engine.update(self._config.optimizer.gradient_clip)
-        return self._result(step, totals.tolist(), target_bytes, grad_norm, applied, factor)
+        result = self._result(step, totals.tolist(), target_bytes, grad_norm, applied, factor)
+        return replace(result, imbalance=self._imbalance(most_units.tolist(), result))
 
-    def _global_count(self, local: int) -> int:
-        count = torch.tensor(local, dtype=torch.int64, device=self._engine.device)
-        return max(1, int(sum_over_ranks(count)))
+    def _global_counts(self, batches: Sequence[Batch]) -> tuple[int, int]:
+        """Target bytes, and micro-batches that have targets, over all ranks; at least 1 each."""
+        local = [sum(batch.target_bytes for batch in batches), sum(batch.num_targets > 0 for batch in batches)]
+        counts = sum_over_ranks(torch.tensor(local, dtype=torch.int64, device=self._engine.device)).tolist()
+        return max(1, counts[0]), max(1, counts[1])
 
-    def _boundary_sums(self, batches: Sequence[DeviceBatch]) -> Tensor:
+    def _imbalance(self, most_units: list[float], result: StepResult) -> tuple[float, ...]:
+        means = [units / self._engine.world_size for units in result.stage_units]
+        return tuple(most / mean for most, mean in zip(most_units, means, strict=True))
+
+    def _boundary_sums(self, batches: Sequence[Batch], on_device: Sequence[DeviceBatch]) -> Tensor:
         """(5, S) fp64 over all ranks and micro-batches, by a forward pass without gradient."""
-        total = sum(_boundary_vector(self._engine.evaluate(batch)) for batch in batches)
+        pairs = zip(batches, on_device, strict=True)
+        total = sum(
+            _boundary_vector(_without_padding(self._engine.evaluate(batch), source)) for source, batch in pairs
+        )
         assert isinstance(total, Tensor)
         return sum_over_ranks(total)
 
-    def _ratio_losses(self, sums: ForwardSums, global_sums: Tensor | None, num_batches: int) -> Tensor:
+    def _ratio_losses(self, sums: ForwardSums, global_sums: Tensor | None, share: float) -> Tensor:
         """(S,) ratio losses, scaled so that adding over all micro-batches of all ranks adds the right gradient.
 
-        Per micro-batch (H-Net paper, section 2.2.2, eq. 10): each one's own loss, averaged. Over the global batch:
-        the loss is linear in the mean probability once the boundary fraction is known, so each micro-batch gives
+        Per micro-batch (H-Net paper, section 2.2.2, eq. 10): each one's own loss times its `share`. Over the global
+        batch: the loss is linear in the mean probability once the boundary fraction is known, so each micro-batch gives
         its own part of that mean the gradient and takes the others' as constants.
         """
         boundaries, units, *_ = sums.counts
         if global_sums is None:
-            share = 1.0 / (num_batches * self._engine.world_size)
+            units = units.clamp(min=1)
             return self._each_stage(sums.boundary_prob / units, boundaries / units) * share
         prob, global_boundaries, global_units, *_ = global_sums
         others = (prob - sums.boundary_prob.detach()) / global_units
@@ -175,8 +195,21 @@ class TrainStep:
 
 def _lengths(batches: Sequence[Batch]) -> tuple[int, int]:
     """Units, and the sum of squared document lengths."""
-    lengths = torch.cat([batch.cu_seqlens.diff().long() for batch in batches])
+    lengths = torch.cat([batch.cu_seqlens.diff().long() * (batch.num_targets > 0) for batch in batches])
     return int(lengths.sum()), int(lengths.square().sum())
+
+
+def _without_padding(sums: ForwardSums, batch: Batch) -> ForwardSums:
+    """Nothing, for a batch that only lets its rank take part; the graph stays, so that gradients are zero, not none."""
+    if batch.num_targets:
+        return sums
+    return ForwardSums(*(tensor * 0 for tensor in sums))
+
+
+def _units_per_stage(sums: ForwardSums, batch: DeviceBatch) -> Tensor:
+    """(S + 1,) int64: what entered every stage, the innermost included."""
+    _, units, chunks, _ = sums.counts
+    return torch.cat([units, chunks[-1:]]) if len(units) else units.new_tensor([batch.input_ids.numel()])
 
 
 def _boundary_vector(sums: ForwardSums) -> Tensor:

@@ -8,17 +8,18 @@ import pytest
 from hnet.data.encode import EncodedDocuments
 from hnet.data.indexed import IndexedDocuments
 from hnet.data.pack import SplitPacker
-from hnet.data.shard import RankBatches
+from hnet.data.shard import RankBatches, num_micro_batches
 from hnet.data.tokenizer import ByteTokenizer
-from hnet.errors import ConfigError, DataError
+from hnet.errors import DataError
 
-WINDOW, STEP = 16, 8
+WINDOW, STEP, EMPTY = 16, 8, 7
 TEXTS = [bytes([number]) * (1 + number * 13 % 50) for number in range(1, 40)]
 
 
 def make(source: Any, rank: int = 0, world_size: int = 1, micro: int = 1) -> RankBatches:
     packer = SplitPacker(EncodedDocuments(IndexedDocuments(source, key=1), ByteTokenizer()), WINDOW)
-    return RankBatches(packer, rank=rank, world_size=world_size, windows_per_step=STEP, micro_batch_windows=micro)
+    sizes = {"windows_per_step": STEP, "micro_batch_windows": micro, "empty_unit": EMPTY}
+    return RankBatches(packer, rank=rank, world_size=world_size, **sizes)
 
 
 def steps(source: Any, world_size: int, micro: int, number: int) -> list[list[int]]:
@@ -70,8 +71,18 @@ def test_other_ranks_text_is_not_read(list_source: Any) -> None:
     assert len(source.read_indexes) == 12
 
 
-def test_uneven_steps(list_source: Any) -> None:
-    with pytest.raises(
-        ConfigError, match="a step of 8 windows does not divide into micro-batches of 3 windows on 1 rank"
-    ):
-        make(list_source(TEXTS), micro=3)
+@pytest.mark.parametrize(("world_size", "micro"), [(3, 8), (3, 1), (5, 1), (1, 3), (4, 3), (11, 2)])
+def test_a_step_that_does_not_divide_is_dealt_out_whole(list_source: Any, world_size: int, micro: int) -> None:
+    source = list_source(TEXTS)
+    ranks = [make(source, rank, world_size, micro) for rank in range(world_size)]
+    whole = make(source, 0, 1, STEP)
+    for _ in range(3):
+        expected = next(whole)
+        batches = [next(rank) for _ in range(num_micro_batches(STEP, world_size, micro)) for rank in ranks]
+        sizes = [batch.input_ids.numel() for batch in batches if batch.num_targets]
+        assert max(sizes) <= micro * WINDOW and max(sizes) - min(sizes) <= WINDOW
+        assert all(batch.input_ids.tolist() == [EMPTY] for batch in batches if not batch.num_targets)
+        units = [unit for batch in batches if batch.num_targets for unit in batch.input_ids.tolist()]
+        assert units == expected.input_ids.tolist()
+        assert sum(batch.target_bytes for batch in batches) == expected.target_bytes
+    assert all(rank.state_dict() == whole.state_dict() for rank in ranks)
