@@ -135,9 +135,7 @@ class TrainStep:
     def _boundary_sums(self, batches: Sequence[Batch], on_device: Sequence[DeviceBatch]) -> Tensor:
         """(5, S) fp64 over all ranks and micro-batches, by a forward pass without gradient."""
         pairs = zip(batches, on_device, strict=True)
-        total = sum(
-            _boundary_vector(_without_padding(self._engine.evaluate(batch), source)) for source, batch in pairs
-        )
+        total = sum(_boundary_vector(_without_padding(self._engine.evaluate(batch), source)) for source, batch in pairs)
         assert isinstance(total, Tensor)
         return sum_over_ranks(total)
 
