@@ -1,0 +1,80 @@
+"""How many chunks a window will make, guessed from its bytes. Plain numpy.
+
+The work of a window is known only after its routers have run, but its assignment to a rank is needed before. What a
+router opens a chunk at (spaces, line ends, characters of many bytes) shows in the counts of bytes, and which of these
+matter is learnt from the steps before: ridge regression that forgets, since routers change while they are trained.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnet.errors import CheckpointError
+
+NUM_FEATURES = 256
+
+_MEMORY = 0.97
+"""Weight of all earlier steps against the next: about 33 steps are remembered."""
+_RIDGE = 3e-3
+"""Squared noise of a window's chunks per unit over the squared spread of the weights, about (0.01 / 0.2)^2."""
+
+
+def byte_histogram(input_ids: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(256,) counts of the units of one window, (T,); tokens of a larger vocabulary are counted modulo 256."""
+    return np.bincount(input_ids.astype(np.int64) % NUM_FEATURES, minlength=NUM_FEATURES).astype(np.float64)
+
+
+class ChunkPredictor:
+    """Units of the inner stages of a window from its byte histogram.
+
+    Units per byte = a rate of all windows + weights of the bytes' shares; the rate is not shrunk, the weights are.
+    The same updates in the same order give the same predictions.
+    """
+
+    def __init__(self, num_stages: int) -> None:
+        """`num_stages` inner stages: those of the model less the outermost, whose units are known."""
+        size = NUM_FEATURES + 1
+        self._moments = np.zeros((size, size))
+        self._targets = np.zeros((size, num_stages))
+        self._weights: NDArray[np.float64] | None = None
+
+    def predict(self, histograms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(W, 256) byte counts -> (W, num_stages) units, from 0 to the length of the window; 0 before any update."""
+        lengths = histograms.sum(axis=1, keepdims=True)
+        return np.clip(_shares(histograms) @ self._solve(), 0.0, 1.0) * lengths
+
+    def update(self, histograms: NDArray[np.float64], units: NDArray[np.float64]) -> None:
+        """Learn from the windows of one step: (W, 256) byte counts and the (W, num_stages) units that were made."""
+        shares = _shares(histograms)
+        rates = np.asarray(units, dtype=np.float64) / np.maximum(histograms.sum(axis=1, keepdims=True), 1.0)
+        self._moments = _MEMORY * self._moments + shares.T @ shares
+        self._targets = _MEMORY * self._targets + shares.T @ rates
+        self._weights = None
+
+    def _solve(self) -> NDArray[np.float64]:
+        if self._weights is None:
+            penalty = np.full(len(self._moments), _RIDGE)
+            penalty[-1] = 1e-9
+            self._weights = np.asarray(np.linalg.solve(self._moments + np.diag(penalty), self._targets))
+        return self._weights
+
+    def state_dict(self) -> dict[str, NDArray[np.float64]]:
+        """Arrays that `load_state_dict` takes; half a MiB."""
+        return {"moments": self._moments.copy(), "targets": self._targets.copy()}
+
+    def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """Raises CheckpointError if the state is that of another number of stages."""
+        moments, targets = np.asarray(state["moments"]), np.asarray(state["targets"])
+        if moments.shape != self._moments.shape or targets.shape != self._targets.shape:
+            raise CheckpointError(
+                f"the chunk predictor was saved with {targets.shape} targets, this model needs {self._targets.shape}; "
+                "resume with the model that was saved"
+            )
+        self._moments, self._targets, self._weights = moments.copy(), targets.copy(), None
+
+
+def _shares(histograms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(W, 257): each byte's share of the window, and a 1 for the rate."""
+    lengths = np.maximum(histograms.sum(axis=1, keepdims=True), 1.0)
+    return np.concatenate([histograms / lengths, np.ones_like(lengths)], axis=1)
