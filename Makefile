@@ -14,11 +14,12 @@ SOURCES := constraints.txt pyproject.toml setup.py
 # Two test processes, one thread each: faster than one process with two threads on tensors this small.
 WORKERS ?= 2
 
-.PHONY: help install install-test install-dev train test lint cuda clean
+.PHONY: help install install-test install-dev train test test-hosts lint cuda clean
 
 help:
 	@echo "make train     install if need be, then train the quickstart model on the text that ships with hnet"
 	@echo "make test      install if need be, then run the tests"
+	@echo "make test-hosts  tests on several hosts made of namespaces; root only, installs sshd, pdsh and Slurm if missing"
 	@echo "make install   only make $(VENV)"
 	@echo "make lint      ruff, mypy and import-linter"
 	@echo "make cuda      compile the optional CUDA C++ kernels; needs nvcc, no GPU"
@@ -53,6 +54,10 @@ train: install
 
 test: install-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-hosts: install-test
+	tests/launch/hosts/install.sh
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/launch/hosts $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,22 @@
+"""Two and four hosts train to the losses of one, through plain `deepspeed` and through `hnet launch`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.launch.hosts.bed import Hosts
+from tests.launch.hosts.runs import STEPS, Make, Report, deepspeed, difference, losses, start
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_deepspeed_on_hosts_gives_the_losses_of_one_process(
+    nodes: Hosts, make_run: Make, undisturbed: list[float], report: Report, tmp_path: Path, num_hosts: int
+) -> None:
+    run_file, log = make_run(tmp_path), tmp_path / "log"
+    command = deepspeed(nodes.hostfile(tmp_path / "hostfile", num_hosts), run_file)
+    code = start(nodes, command, log).wait(timeout=300)
+    assert code == 0, log.read_text()
+    found = losses(tmp_path / "run")
+    report(f"deepspeed --hostfile, {num_hosts} hosts: {difference(found, undisturbed)}")
+    assert len(found) == STEPS
+    assert found == pytest.approx(undisturbed, rel=1e-5)
