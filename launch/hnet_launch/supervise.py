@@ -1,0 +1,163 @@
+"""Attempts until the run is finished: restarts from the last checkpoint while that makes progress."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from hnet.training.checkpoint_folder import CheckpointFolder, step_of
+from hnet_launch.attempt import AttemptResult, run_attempt
+from hnet_launch.job import Command
+
+PREEMPTED = "preempted"
+"""File that a run leaves in its output_dir when it was stopped, and saved, before its last step."""
+LONGEST_WAIT = 300.0
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    FINISHED = "finished"
+    PREEMPTED = "preempted"
+    STOPPED = "stopped"
+    BAD_INPUT = "bad input"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When to start again."""
+
+    max_restarts: int = 10
+    stalled_restarts: int = 3
+    """Failures in a row without a new checkpoint after which starting again is held to be useless."""
+    wait: float = 5.0
+    """Seconds before the first restart; doubled for every further one without a new checkpoint."""
+
+    def wait_before(self, stalled: int) -> float:
+        """Seconds to wait after the given number of failures in a row without a new checkpoint."""
+        return float(min(LONGEST_WAIT, self.wait * 2 ** max(0, stalled - 1)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the launcher knows about a run: its folder and its last step."""
+
+    output_dir: Path
+    steps: int
+
+    @property
+    def last_step(self) -> int | None:
+        """Step of the newest complete checkpoint; None before the first."""
+        complete = CheckpointFolder(self.output_dir / "checkpoints").complete()
+        return step_of(complete[-1]) if complete else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last step is saved."""
+        return self.last_step is not None and self.last_step >= self.steps
+
+    def outcome(self, result: AttemptResult) -> Outcome:
+        """What an attempt came to. The tool's exit code alone does not say: DeepSpeed's is 0 if pdsh was killed."""
+        if result.code == 0 and self.is_finished:
+            return Outcome.FINISHED
+        if (self.output_dir / PREEMPTED).exists():
+            return Outcome.PREEMPTED
+        if result.stop_signal is not None:
+            return Outcome.STOPPED
+        return Outcome.BAD_INPUT if result.is_bad_input else Outcome.FAILED
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One finished attempt, for the record of the launch."""
+
+    index: int
+    outcome: Outcome
+    cause: str
+    seconds: float
+    first_step: int | None
+    last_step: int | None
+    result: AttemptResult
+
+
+def supervise(
+    run: Run,
+    make_command: Callable[[int], Command],
+    policy: Policy,
+    *,
+    logs: Callable[[int], Path],
+    first_index: int = 0,
+    on_attempt: Callable[[Attempt], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Attempt:
+    """Run commands until one finishes the run, is stopped, or starting again is useless; returns the last attempt.
+
+    `make_command(index)` and `logs(index)` belong to one attempt; `first_index` numbers the first one.
+    """
+    stalled = 0
+    for restart in range(policy.max_restarts + 1):
+        index = first_index + restart
+        before = run.last_step
+        (run.output_dir / PREEMPTED).unlink(missing_ok=True)
+        result = run_attempt(make_command(index), logs(index))
+        outcome, after = run.outcome(result), run.last_step
+        cause = "" if outcome is Outcome.FINISHED else describe(result, logs(index))
+        attempt = Attempt(index, outcome, cause, result.seconds, before, after, result)
+        if on_attempt is not None:
+            on_attempt(attempt)
+        if outcome is not Outcome.FAILED:
+            _say(_ending(attempt))
+            return attempt
+        _say(f"attempt {index} failed after {result.seconds:.0f} s: {cause}")
+        stalled = stalled + 1 if after == before else 0
+        if stalled >= policy.stalled_restarts:
+            _say(f"giving up: {stalled} attempts in a row brought no checkpoint after {_checkpoint(after)}")
+            return attempt
+        if restart == policy.max_restarts:
+            _say(f"giving up after {policy.max_restarts} restarts (--max-restarts); the run is at {_checkpoint(after)}")
+            return attempt
+        wait = policy.wait_before(stalled)
+        _say(f"starting again from {_checkpoint(after)} in {wait:g} s (restart {restart + 1} of {policy.max_restarts})")
+        sleep(wait)
+    raise AssertionError("a loop that returns")
+
+
+def describe(result: AttemptResult, logs: Path) -> str:
+    """Which rank on which host ended the job, how, and what it said last."""
+    root, silent = result.root, result.silent
+    parts = []
+    if root is not None:
+        parts.append(f"rank {root.rank} on {root.host} {root.how}")
+    if silent:
+        named = ", ".join(f"rank {event.rank} on {event.host}" for event in silent[:8])
+        parts.append(
+            f"no word from {named}{' and more' if len(silent) > 8 else ''}: host or connection lost, or killed"
+        )
+    if root is None and not silent:
+        parts.append("no rank failed" if result.ended else "no rank was started")
+    parts.append(f"the launcher exited with code {result.code}")
+    said = root.tail if root is not None and root.tail else result.words
+    last = "".join(f"\n    {line}" for line in said)
+    return "; ".join(parts) + f". Logs: {logs}" + (f"\n  last lines:{last}" if last else "")
+
+
+def _ending(attempt: Attempt) -> str:
+    at = _checkpoint(attempt.last_step)
+    endings = {
+        Outcome.FINISHED: f"finished in attempt {attempt.index}, at {at}",
+        Outcome.PREEMPTED: f"stopped on request and saved, at {at}; the same command goes on from there",
+        Outcome.STOPPED: f"stopped on request, but no rank saved; the same command goes on from {at}. {attempt.cause}",
+        Outcome.BAD_INPUT: f"not started again, as bad input stays bad: {attempt.cause}",
+    }
+    return endings[attempt.outcome]
+
+
+def _checkpoint(step: int | None) -> str:
+    return "the beginning, as there is no checkpoint" if step is None else f"checkpoint step-{step:08d}"
+
+
+def _say(message: str) -> None:
+    print(f"hnet launch: {message}", file=sys.stderr, flush=True)
