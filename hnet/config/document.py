@@ -174,9 +174,14 @@ _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null"))
 
 
+def yaml_text(tree: Mapping[str, Any]) -> str:
+    """A mapping as YAML that `read_document` reads back as it was."""
+    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+
+
 def write_yaml(tree: Mapping[str, Any], path: Path) -> None:
     """Write a mapping as YAML; a crash leaves either the old file or the whole new one."""
-    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml_text(tree)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as file:

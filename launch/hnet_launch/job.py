@@ -6,19 +6,18 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from hnet.errors import UserError
+from hnet_launch.arguments import DEFAULT_PORT
 from hnet_launch.cluster import ClusterConfig
 from hnet_launch.environment import HIDDEN, Environment
 
 RANK_MODULE = "hnet_launch.rank"
 LOGS = "HNET_LAUNCH_LOGS"
 SECRETS = "HNET_LAUNCH_SECRETS"
-DEFAULT_PORT = 29500
 
 
 @dataclass(frozen=True)
@@ -87,15 +86,19 @@ class Command:
 class Backend(Protocol):
     """A way to start ranks on a cluster."""
 
-    name: str
-    cluster: ClusterConfig
+    @property
+    def name(self) -> str:
+        """As in messages and records."""
+        ...
+
+    @property
+    def cluster(self) -> ClusterConfig:
+        """Where it starts them."""
+        ...
 
     def command(self, job: Job) -> Command:
         """The command that runs the job on every rank and ends when all ranks have. Raises UserError if it cannot."""
         ...
-
-
-BackendFactory = Callable[[ClusterConfig], Backend]
 
 
 def python_tool(name: str) -> str:

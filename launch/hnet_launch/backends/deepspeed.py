@@ -11,8 +11,6 @@ from hnet_launch.environment import Environment
 from hnet_launch.hostfile import write_hostfile
 from hnet_launch.job import RANK_MODULE, SECRETS, Command, Job, python_tool, require_tool, secrets_text
 
-LAUNCHERS = ("pdsh", "openssh", "openmpi")
-
 _KEEP_ALIVE = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4 -o BatchMode=yes"
 """A connection to a host that is gone is told after a minute, and no password is waited for."""
 _SPECIAL = re.compile(r"([\"\\$`])")

@@ -1,0 +1,216 @@
+"""`hnet launch`: from its arguments to one backend, one submission or one dry run."""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from hnet.config import load_config
+from hnet.config.document import yaml_text
+from hnet.errors import ConfigError
+from hnet.training.config import RunConfig
+from hnet_launch.arguments import DEFAULT_PORT
+from hnet_launch.backends.deepspeed import DeepSpeedBackend
+from hnet_launch.backends.slurm import SlurmOptions, batch_script, requeue_this_job, submit, submit_command
+from hnet_launch.backends.srun import SrunBackend
+from hnet_launch.backends.torchrun import TorchrunBackend
+from hnet_launch.cluster import ClusterConfig
+from hnet_launch.environment import Environment, collect
+from hnet_launch.hostfile import read_hostfile
+from hnet_launch.job import Backend, Command, Job
+from hnet_launch.record import LaunchRecord
+from hnet_launch.supervise import Outcome, Policy, Run, supervise
+
+EXIT_CODES = {Outcome.FINISHED: 0, Outcome.PREEMPTED: 0, Outcome.STOPPED: 1, Outcome.BAD_INPUT: 2, Outcome.FAILED: 1}
+TRAIN_MODULE = "hnet.train"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Launch; exits with 0 if the run is finished or saved on request, 2 for bad input, else 1."""
+    config = load_config(RunConfig, arguments.config, arguments.overrides)
+    cluster = _cluster(arguments)
+    environment = collect(os.environ, arguments.env)
+    if cluster.gpu == "cpu":
+        environment = environment.with_variables(DS_ACCELERATOR="cpu")
+    launch = _Launch(arguments, config, cluster, environment)
+    if arguments.slurm:
+        launch.submit()
+    elif arguments.dry_run:
+        print(launch.command(launch.first_index()).describe(), end="")
+    else:
+        code = launch.supervise()
+        if code:
+            raise SystemExit(code)
+
+
+class _Launch:
+    """One run on one cluster."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, config: RunConfig, cluster: ClusterConfig, environment: Environment
+    ) -> None:
+        self.arguments, self.config, self.cluster, self.environment = arguments, config, cluster, environment
+        self.output_dir = Path(config.output_dir).expanduser().absolute()
+        self.folder = self.output_dir / "launch"
+        self.run_file = self.folder / "run.yaml"
+
+    def submit(self) -> None:
+        """Write the batch script and hand it to Slurm."""
+        arguments, script = self.arguments, self.folder / "job.sbatch"
+        options = SlurmOptions(
+            name=self.job_name(),
+            partition=arguments.partition,
+            account=arguments.account,
+            time=arguments.time,
+            signal_seconds=arguments.signal_seconds,
+            cpus_per_task=arguments.cpus_per_task,
+            arguments=tuple(arguments.sbatch_arg),
+        )
+        inside = [sys.executable, "-m", "hnet", "launch", str(self.run_file), "--srun", "--requeue"]
+        inside += [f"--nodes={self.cluster.nodes}", f"--gpus-per-node={self.cluster.gpus_per_node}"]
+        inside += ["--cpu"] if self.cluster.gpu == "cpu" else []
+        inside += [f"--cpus-per-task={arguments.cpus_per_task}"] if arguments.cpus_per_task else []
+        inside += [f"--max-restarts={arguments.max_restarts}", f"--stalled-restarts={arguments.stalled_restarts}"]
+        inside += [f"--restart-wait={arguments.restart_wait}"]
+        log = self.folder / "slurm-%j.log"
+        text = batch_script(options, self.cluster, inside, self.environment, folder=Path.cwd(), log=log)
+        command = Command(tuple(submit_command(script)), self.environment, {**self.run_text(), script: text})
+        if arguments.dry_run:
+            print(command.describe(), end="")
+            return
+        command.write_files()
+        job = submit(script, self.environment)
+        print(f"submitted job {job}; its log: {str(log).replace('%j', job)}")
+
+    def supervise(self) -> int:
+        """Start, and start again; returns our exit code."""
+        arguments, backend = self.arguments, self.backend()
+        first = self.first_index()
+        record = LaunchRecord(self.output_dir, sys.argv, backend, self.job(first))
+        record.save()
+        policy = Policy(arguments.max_restarts, arguments.stalled_restarts, arguments.restart_wait)
+        if isinstance(backend, TorchrunBackend) and backend.endpoint is not None:
+            policy = Policy(max_restarts=0)
+        attempt = supervise(
+            Run(self.output_dir, self.config.training.steps),
+            self.command,
+            policy,
+            logs=self.logs,
+            first_index=first,
+            on_attempt=record.add,
+        )
+        if attempt.outcome is Outcome.PREEMPTED and arguments.requeue and requeue_this_job():
+            print("hnet launch: the job is back in the queue", flush=True)
+        return EXIT_CODES[attempt.outcome]
+
+    def command(self, index: int) -> Command:
+        """The command of one attempt."""
+        command = self.backend().command(self.job(index))
+        return Command(
+            command.argv,
+            command.environment,
+            {**self.run_text(), **command.files},
+            command.secret_files,
+            command.stop_signal,
+        )
+
+    def job(self, index: int) -> Job:
+        """What every rank runs in one attempt."""
+        arguments = self.arguments
+        base = DEFAULT_PORT
+        if arguments.srun:
+            # Jobs may share nodes; their numbers differ.
+            base = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 10000
+        base = arguments.master_port or base
+        # Nodes that are started one by one cannot agree on anything but the first port.
+        port = base if arguments.node_rank is not None else base + index % 100
+        return Job(TRAIN_MODULE, (str(self.run_file),), self.environment, self.folder, self.logs(index), port)
+
+    def backend(self) -> Backend:
+        """Raises ConfigError for options that do not go together."""
+        arguments, cluster = self.arguments, self.cluster
+        if arguments.srun:
+            return SrunBackend(cluster, arguments.cpus_per_task)
+        if cluster.hosts:
+            if arguments.node_rank is not None and arguments.node_rank >= cluster.nodes:
+                raise ConfigError(f"--node-rank {arguments.node_rank}: there are {cluster.nodes} hosts, from 0")
+            return DeepSpeedBackend(
+                cluster, arguments.launcher, arguments.launcher_args, arguments.master_addr, arguments.node_rank
+            )
+        if arguments.torchrun:
+            if arguments.rdzv_endpoint is None and cluster.nodes > 1:
+                raise ConfigError("--torchrun on several nodes needs --rdzv-endpoint HOST:PORT, the same on every node")
+            nodes = arguments.nnodes or str(cluster.nodes)
+            return TorchrunBackend(
+                cluster, nodes, arguments.rdzv_endpoint, arguments.rdzv_id, max_restarts=arguments.max_restarts
+            )
+        if cluster.nodes > 1:
+            raise ConfigError(f"{cluster.nodes} nodes, but no way to them; give --hostfile, --slurm or --torchrun")
+        return TorchrunBackend(cluster)
+
+    def run_text(self) -> dict[Path, str]:
+        """The resolved run: what every rank and every attempt reads, whatever happens to the user's file meanwhile."""
+        return {self.run_file: yaml_text(self.config.model_dump(mode="json"))}
+
+    def logs(self, index: int) -> Path:
+        """Where the logs of one attempt go."""
+        node = "" if self.arguments.node_rank is None else f".node-{self.arguments.node_rank}"
+        return self.output_dir / "logs" / f"attempt-{index:03d}{node}"
+
+    def first_index(self) -> int:
+        """One more than the attempts of this run that there were."""
+        node = "" if self.arguments.node_rank is None else f".node-{self.arguments.node_rank}"
+        names = [path.name for path in (self.output_dir / "logs").glob(f"attempt-*{node}")]
+        found = [int(match[1]) for name in names if (match := re.match(r"attempt-(\d+)", name))]
+        return max(found, default=-1) + 1
+
+    def job_name(self) -> str:
+        """From the output_dir, of letters, digits and dashes."""
+        name = self.arguments.job_name or f"hnet-{self.output_dir.name}"
+        return re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")
+
+
+def _cluster(arguments: argparse.Namespace) -> ClusterConfig:
+    """Machines from the configuration, the hostfile and the options, the later ones first."""
+    tree = load_config(ClusterConfig, arguments.cluster).model_dump(mode="json") if arguments.cluster else {}
+    if arguments.hostfile is not None:
+        hosts = read_hostfile(arguments.hostfile)
+        tree |= {"nodes": hosts.nodes, "gpus_per_node": hosts.gpus_per_node, "hosts": list(hosts.hosts)}
+    if arguments.slurm or arguments.srun or arguments.torchrun:
+        tree.pop("hosts", None)
+    if arguments.nodes is not None:
+        named = tree.get("hosts", [])
+        if named and arguments.nodes > len(named):
+            raise ConfigError(f"--nodes {arguments.nodes}: only {len(named)} hosts are named")
+        tree |= {"nodes": arguments.nodes, "hosts": named[: arguments.nodes]}
+    if arguments.nnodes is not None:
+        tree["nodes"] = int(_range(arguments.nnodes)[1])
+    if arguments.gpus_per_node is not None:
+        tree["gpus_per_node"] = arguments.gpus_per_node
+    elif "gpus_per_node" not in tree:
+        tree["gpus_per_node"] = 1 if arguments.cpu else _local_gpus()
+    if arguments.cpu:
+        tree["gpu"] = "cpu"
+    return load_config(ClusterConfig, tree)
+
+
+def _local_gpus() -> int:
+    """GPUs of this machine; 1, for one process on the CPU, if there are none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        return len(visible.split(","))
+    if shutil.which("nvidia-smi") is None:
+        return 1
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return max(1, sum(line.startswith("GPU ") for line in listing.stdout.splitlines()))
+
+
+def _range(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?::(\d+))?", text)
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most:
+        raise ConfigError(f"--nnodes {text}: give N or MIN:MAX, such as 2:4")
+    return least, most
