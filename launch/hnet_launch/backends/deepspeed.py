@@ -34,7 +34,7 @@ class DeepSpeedBackend:
 
     def command(self, job: Job) -> Command:
         """Raises UserError if pdsh or MPI is missing."""
-        if self.node_rank is None and not self._is_here:
+        if self.node_rank is None and not self.is_here:
             self._require_launcher()
         hostfile = job.folder / "hostfile"
         argv = [python_tool("deepspeed"), "--hostfile", str(hostfile), "--master_port", str(job.port)]
@@ -46,7 +46,7 @@ class DeepSpeedBackend:
         elif self.launcher == "openmpi":
             environment = environment.with_variables(MASTER_ADDR=address or "", MASTER_PORT=str(job.port))
             argv += ["--launcher", "openmpi", "--launcher_args", self._mpi_arguments(environment)]
-        elif not self._is_here:
+        elif not self.is_here:
             argv += ["--launcher", "pdsh", "--launcher_args", f"-N {self.launcher_arguments}".strip()]
             # A single host would be taken for this machine.
             argv += ["--force_multi"] if self.cluster.nodes == 1 else []
@@ -67,17 +67,17 @@ class DeepSpeedBackend:
 
     @property
     def _uses_pdsh(self) -> bool:
-        return self.node_rank is None and self.launcher != "openmpi" and not self._is_here
+        return self.node_rank is None and self.launcher != "openmpi" and not self.is_here
 
     @property
-    def _is_here(self) -> bool:
+    def is_here(self) -> bool:
         """Whether the only host is this machine, which needs no remote shell."""
         names = {"localhost", "127.0.0.1", socket.gethostname(), socket.gethostname().partition(".")[0]}
         return self.launcher != "openmpi" and self.cluster.nodes == 1 and self.cluster.hosts[0] in names
 
     def _default_address(self) -> str | None:
         """None leaves the choice to DeepSpeed, which asks the first host for its address."""
-        if self._is_here:
+        if self.is_here:
             return "127.0.0.1"
         return self.cluster.hosts[0] if self.node_rank is not None or self.launcher == "openmpi" else None
 

@@ -32,6 +32,11 @@ class SrunBackend:
 
 def first_host() -> str:
     """Where rank 0 runs. Raises UserError outside an allocation."""
+    return allocated_hosts()[0]
+
+
+def allocated_hosts() -> tuple[str, ...]:
+    """The nodes of the allocation, in the order of their tasks. Raises UserError outside an allocation."""
     hosts = os.environ.get("SLURM_JOB_NODELIST")
     if not hosts:
         raise UserError("--srun: this is no allocation of Slurm; give --slurm to submit a job, or run it under salloc")
@@ -39,4 +44,4 @@ def first_host() -> str:
     listing = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=False)
     if listing.returncode or not listing.stdout.split():
         raise UserError(f"scontrol does not know the hosts '{hosts}': {listing.stderr.strip()}")
-    return listing.stdout.split()[0]
+    return tuple(listing.stdout.split())

@@ -1,0 +1,89 @@
+"""One command on every node of a job, through the tool that will start the job: pdsh, srun, or none on one machine."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hnet_launch.backends.deepspeed import DeepSpeedBackend
+from hnet_launch.backends.srun import SrunBackend, allocated_hosts
+from hnet_launch.job import Backend, Job, require_tool
+
+
+def hosts_of(backend: Backend) -> tuple[str, ...]:
+    """Names of the nodes that are checked from here, the first one first; none where only this machine is."""
+    if isinstance(backend, SrunBackend):
+        return allocated_hosts()
+    if isinstance(backend, DeepSpeedBackend) and backend.node_rank is None and not backend.is_here:
+        return backend.cluster.hosts
+    # Nodes that start their own ranks each check themselves.
+    return ()
+
+
+def on_every_node(argv: Sequence[str], job: Job, backend: Backend, seconds: float) -> dict[str, str]:
+    """What the command printed by host. Its last argument, which is added here, is the number of the node.
+
+    Raises UserError if the tool is missing.
+    """
+    hosts = hosts_of(backend)
+    if not hosts:
+        environment = {**os.environ, **job.environment.all()}
+        return {"localhost": captured([*argv, "0"], environment, Path.cwd(), seconds)}
+    if isinstance(backend, SrunBackend):
+        return _over_srun(argv, hosts, job, seconds)
+    return _over_pdsh(argv, hosts, job, seconds)
+
+
+def _over_srun(argv: Sequence[str], hosts: Sequence[str], job: Job, seconds: float) -> dict[str, str]:
+    number = len(hosts)
+    command = ["srun", "--label", f"--nodes={number}", f"--ntasks={number}", "--ntasks-per-node=1", *argv]
+    output = captured(command, {**os.environ, **job.environment.all()}, Path.cwd(), seconds)
+    return _by_host(output, {str(node): host for node, host in enumerate(hosts)})
+
+
+def _over_pdsh(argv: Sequence[str], hosts: Sequence[str], job: Job, seconds: float) -> dict[str, str]:
+    """pdsh puts the number of the host in place of %n."""
+    require_tool("pdsh", "install it here (apt-get install pdsh), or leave the checks out with --skip-preflight")
+    exports = [f"export {name}={shlex.quote(value)};" for name, value in job.environment.variables.items()]
+    remote = " ".join([*exports, f"cd {shlex.quote(os.getcwd())};", shlex.join(argv)]).replace("%", "%%")
+    limits = f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')} -o BatchMode=yes -o ConnectTimeout=15".strip()
+    command = ["pdsh", "-R", "ssh", "-f", str(len(hosts)), "-w", ",".join(hosts), f"{remote} %n"]
+    output = captured(command, {**os.environ, "PDSH_SSH_ARGS_APPEND": limits}, Path.cwd(), seconds)
+    # "pdsh@here: host: text" is what pdsh itself says about a host.
+    lines = [line.removeprefix(f"pdsh@{os.uname().nodename}: ") for line in output.splitlines()]
+    return _by_host("\n".join(lines), {host: host for host in hosts})
+
+
+def _by_host(output: str, hosts: Mapping[str, str]) -> dict[str, str]:
+    """`label: text` lines sorted by host; `hosts` maps labels to them. Other lines are the tool's and go to all."""
+    texts: dict[str, list[str]] = {host: [] for host in hosts.values()}
+    for line in output.splitlines():
+        label, separator, text = line.strip().partition(": ")
+        for host in [hosts[label]] if separator and label in hosts else texts:
+            texts[host].append(text if separator and label in hosts else line)
+    return {host: "\n".join(lines) for host, lines in texts.items()}
+
+
+def captured(command: Sequence[str], environment: Mapping[str, str], folder: Path, seconds: float) -> str:
+    """Both outputs of a command that is ended when the seconds are over."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        cwd=folder,
+        text=True,
+        errors="replace",
+    )
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        try:
+            output = process.communicate(timeout=10)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output = process.communicate()[0]
+        return f"{output}\nnot done after {seconds:g} s"

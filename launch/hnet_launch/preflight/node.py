@@ -1,0 +1,162 @@
+"""What runs on every node: `python -m hnet_launch.preflight.node REQUEST NODE` looks around and prints one line."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hnet import __version__
+from hnet.errors import UserError
+from hnet_launch.preflight.meeting import Client, serve
+from hnet_launch.preflight.request import GpuReport, NodeReport, Request
+
+PACKAGES = (
+    "torch", "deepspeed", "accelerate", "numpy", "safetensors", "datasets", "transformers", "triton",
+    "flash-attn", "flash-linear-attention", "mamba-ssm", "causal-conv1d", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
+)  # fmt: skip
+"""What a rank's arithmetic or its talk with others depends on."""
+
+_GPU_FIELDS = "name,driver_version,ecc.errors.uncorrected.volatile.total,remapped_rows.pending,memory.used"
+_SETTLE_SECONDS = 5.0
+"""How long a file of another node may take to appear: network file systems cache their folders."""
+
+
+def main() -> int:
+    """Report on this node. Errors are part of the report."""
+    request, node = Request.decode(sys.argv[1]), _number(sys.argv[2:])
+    print(examine(request, node).line(), flush=True)
+    return 0
+
+
+def _number(words: list[str]) -> int:
+    return int(words[0] if words else os.environ.get("SLURM_NODEID", "0"))
+
+
+def examine(request: Request, node: int) -> NodeReport:
+    """Everything about this node; the part that needs the others takes at most `request.patience` seconds."""
+    found: dict[str, Any] = {"versions": versions(), **look_at_sources(request), **look_at_gpus()}
+    folder = Path(request.output_dir).expanduser().absolute() / f".preflight-{request.token}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(node)).write_text(socket.gethostname())
+        found["free_bytes"] = shutil.disk_usage(folder).free
+    except OSError as error:
+        found["folder_error"] = f"{error.strerror or error}: {error.filename or folder}"
+    found |= _meet(request, node, folder)
+    (folder / str(node)).unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError:
+        # Another node's file is still there, and that node removes the folder; or there never was one.
+        found.setdefault("seen", ())
+    return NodeReport(node=node, host_name=socket.gethostname(), **found)
+
+
+def _meet(request: Request, node: int, folder: Path) -> dict[str, Any]:
+    """The part that needs the other nodes: the connection, the clock, and whose files are seen."""
+    found: dict[str, Any] = {}
+    server = None
+    try:
+        if node == 0:
+            server = serve(request.port, request.num_nodes, request.patience)
+        # A network that loses packets must not make this node later than the first one's patience.
+        with Client(request.host, request.port, request.patience / 2) as client:
+            found["clock_seconds"], found["clock_uncertainty"] = client.clock()
+            client.wait("written")
+            found["seen"] = _others(folder, request.num_nodes)
+            client.wait("seen")
+    except OSError as error:
+        found["connection_error"] = str(error.strerror or error)
+    if server is not None:
+        server.join(request.patience)
+    return found
+
+
+def _others(folder: Path, num_nodes: int) -> tuple[int, ...]:
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        seen = tuple(sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()))
+        if len(seen) >= num_nodes or time.monotonic() > deadline:
+            return seen
+        time.sleep(0.2)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, hnet and `PACKAGES`, and a checksum of the code of hnet, its kernels and the launcher."""
+    found = {"python": platform.python_version(), "hnet-lm": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "none"
+    found["code"] = _code_checksum()
+    return found
+
+
+def _code_checksum() -> str:
+    import hnet
+    import hnet_kernels
+    import hnet_launch
+
+    digest = hashlib.sha256()
+    for package in (hnet, hnet_kernels, hnet_launch):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(str(path.relative_to(root.parent)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def look_at_sources(request: Request) -> dict[str, Any]:
+    """Open every local data source, and read its first and last document."""
+    from hnet.data.sources import open_source
+    from hnet.data.streamed import StreamedSource
+
+    found, errors = {}, {}
+    for config in request.sources:
+        if is_on_hub(config.path):
+            found[config.path] = "a dataset on the Hub, opened when the run starts"
+            continue
+        try:
+            source = open_source(config)
+            if isinstance(source, StreamedSource):
+                found[config.path] = "streamed"
+                continue
+            length = len(source)
+            sample = hashlib.sha256(bytes(source.read(0)) + b"\0" + bytes(source.read(length - 1))).hexdigest()[:12]
+            found[config.path] = f"{length:,} documents, {source.total_bytes():,} bytes, first and last {sample}"
+        except (UserError, OSError) as error:
+            errors[config.path] = str(error)
+    return {"sources": found, "source_errors": errors}
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a source can only be a dataset's name: it has at most one slash, and no such path is here or could be."""
+    if path.startswith(("sample:", "/", ".", "~")) or any(character in path for character in "*?["):
+        return False
+    return path.count("/") <= 1 and not Path(path).suffix and not Path(path).exists()
+
+
+def look_at_gpus() -> dict[str, Any]:
+    """What nvidia-smi says about every GPU; nothing where there is no nvidia-smi."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    command = ["nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return {"gpu_error": "nvidia-smi did not answer in 60 s: the driver hangs"}
+    if done.returncode:
+        return {"gpu_error": (done.stdout + done.stderr).strip() or f"nvidia-smi ended with {done.returncode}"}
+    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+    return {"gpus": [GpuReport(**dict(zip(GpuReport.model_fields, row, strict=True))) for row in rows]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

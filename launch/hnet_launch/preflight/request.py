@@ -1,0 +1,79 @@
+"""What the launcher asks of a node, and what the node answers, as one word on a command line and one line of output."""
+
+import base64
+
+from pydantic import Field
+
+from hnet.config.base import Config
+from hnet.data.config import SourceConfig
+
+_MARK = "hnet-preflight-report:"
+
+
+class Request(Config):
+    """The same for every node, which learns its own number from the command line or from Slurm."""
+
+    token: str
+    """Names this preflight among all that ever run in the same folder."""
+    num_nodes: int
+    host: str
+    """Address of the first node, as the job will use it."""
+    port: int
+    output_dir: str
+    sources: tuple[SourceConfig, ...] = ()
+    patience: float = 60.0
+    """Seconds that nodes wait for each other."""
+
+    def encode(self) -> str:
+        """One word that no shell and no launcher changes."""
+        return base64.urlsafe_b64encode(self.model_dump_json().encode()).decode()
+
+    @classmethod
+    def decode(cls, word: str) -> "Request":
+        return cls.model_validate_json(base64.urlsafe_b64decode(word))
+
+
+class GpuReport(Config):
+    """One GPU as nvidia-smi sees it; texts are as it prints them."""
+
+    name: str
+    driver: str
+    uncorrected_errors: str
+    pending_repair: str
+    memory_used_mib: str
+
+
+class NodeReport(Config):
+    """What one node found out about itself and its way to the others."""
+
+    node: int
+    host_name: str
+    versions: dict[str, str]
+    """Of Python, the packages that matter, and the code of hnet itself (a checksum)."""
+    connection_error: str | None = None
+    clock_seconds: float | None = None
+    """This node's clock less the first node's; None without a connection."""
+    clock_uncertainty: float = 0.0
+    folder_error: str | None = None
+    free_bytes: int = 0
+    seen: tuple[int, ...] = ()
+    """Nodes whose file in the output folder this node sees."""
+    sources: dict[str, str] = Field(default_factory=dict)
+    """What each data source holds, in words that are equal where the data is."""
+    source_errors: dict[str, str] = Field(default_factory=dict)
+    gpus: tuple[GpuReport, ...] = ()
+    gpu_error: str | None = None
+    """Why GPUs could not be looked at, where there seem to be some."""
+
+    def line(self) -> str:
+        """The report as one line of output, which may stand among others."""
+        return f"{_MARK}{base64.urlsafe_b64encode(self.model_dump_json().encode()).decode()}"
+
+
+def find_report(output: str) -> NodeReport | None:
+    """The report among what a node's command has printed; None if it printed none."""
+    for line in output.splitlines():
+        _, mark, word = line.partition(_MARK)
+        if mark:
+            return NodeReport.model_validate_json(base64.urlsafe_b64decode(word.strip()))
+    return None
