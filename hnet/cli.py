@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_inspect(commands)
     _add_bench(commands)
-    _add_launch(commands)
+    _add_cluster_commands(commands)
     return parser
 
 
@@ -229,19 +230,16 @@ def _add_bench_kernels(actions: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write kernels.json and kernels.png there")
 
 
-def _add_launch(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    parser = _command(
-        commands,
-        "launch",
-        _launch,
-        "train on a cluster or on all devices here; go on from the last checkpoint when a worker dies",
-        "hnet launch run.yaml --hostfile hosts --dry-run\n"
-        "  hnet launch run.yaml --slurm --nodes 4 --gpus-per-node 8 --time 24:00:00",
-    )
-    _add_config(parser)
-    from hnet_launch.arguments import add_arguments
+def _add_cluster_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    # A bare checkout needs only the root and kernels/ on its path to train.
+    if importlib.util.find_spec("hnet_launch") is None:
+        return
+    from hnet_launch.commands import COMMANDS
 
-    add_arguments(parser)
+    for command in COMMANDS:
+        parser = _command(commands, command.name, command.run, command.help, command.example)
+        _add_config(parser)
+        command.add_arguments(parser)
 
 
 def _words(text: str) -> list[str]:
@@ -293,12 +291,6 @@ def _train(arguments: argparse.Namespace) -> None:
     from hnet.training.loop import train
 
     train(config)
-
-
-def _launch(arguments: argparse.Namespace) -> None:
-    from hnet_launch.cli_launch import run
-
-    run(arguments)
 
 
 def _data_prepare(arguments: argparse.Namespace) -> None:
