@@ -186,7 +186,7 @@ def test_gpus_are_read_from_nvidia_smi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: dict[str, Any]
 ) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.write_text(f"#!/usr/bin/env sh\n{script}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert look_at_gpus() == found
