@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=VALUE]",
         help="a variable for every rank, besides the usual",
     )
+    checks = parser.add_argument_group("checks of every node before the start").add_mutually_exclusive_group()
+    checks.add_argument("--preflight-only", action="store_true", help="check, and start nothing")
+    checks.add_argument("--no-preflight", action="store_true", help="start without checks")
     parser.add_argument("--dry-run", action="store_true", help="print what would be written and run, and do nothing")
 
 

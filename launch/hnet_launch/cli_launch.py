@@ -21,6 +21,7 @@ from hnet_launch.cluster import ClusterConfig
 from hnet_launch.environment import Environment, collect
 from hnet_launch.hostfile import read_hostfile
 from hnet_launch.job import Backend, Command, Job
+from hnet_launch.preflight import preflight
 from hnet_launch.record import LaunchRecord
 from hnet_launch.supervise import Outcome, Policy, Run, supervise
 
@@ -75,6 +76,8 @@ class _Launch:
         inside += [f"--cpus-per-task={arguments.cpus_per_task}"] if arguments.cpus_per_task else []
         inside += [f"--max-restarts={arguments.max_restarts}", f"--stalled-restarts={arguments.stalled_restarts}"]
         inside += [f"--restart-wait={arguments.restart_wait}"]
+        inside += ["--no-preflight"] if arguments.no_preflight else []
+        inside += ["--preflight-only"] if arguments.preflight_only else []
         log = self.folder / "slurm-%j.log"
         text = batch_script(options, self.cluster, inside, self.environment, folder=Path.cwd(), log=log)
         command = Command(tuple(submit_command(script)), self.environment, {**self.run_text(), script: text})
@@ -89,6 +92,11 @@ class _Launch:
         """Start, and start again; returns our exit code."""
         arguments, backend = self.arguments, self.backend()
         first = self.first_index()
+        if not arguments.no_preflight:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            print(preflight(self.config, self.job(first), backend), flush=True)
+        if arguments.preflight_only:
+            return 0
         record = LaunchRecord(self.output_dir, sys.argv, backend, self.job(first))
         record.save()
         policy = Policy(arguments.max_restarts, arguments.stalled_restarts, arguments.restart_wait)

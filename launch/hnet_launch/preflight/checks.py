@@ -41,7 +41,7 @@ class Finding:
 class Needs:
     """What a run needs of every node."""
 
-    port: int
+    port: int | None
     free_bytes: int
     """Of the output folder: what the checkpoints that are kept take."""
     gpus_per_node: int
@@ -89,7 +89,7 @@ def _versions(reports: Reports, _: Needs) -> Iterator[Finding]:
 
 def _port(reports: Reports, needs: Needs) -> Iterator[Finding]:
     first_host = next(iter(reports))
-    for host, report in reports.items():
+    for host, report in reports.items() if needs.port is not None else ():
         if report.connection_error is None:
             yield Finding("port", host, f"{first_host}:{needs.port} reached")
         elif host == first_host and "in use" in report.connection_error:

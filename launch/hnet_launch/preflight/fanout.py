@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hnet_launch.backends.deepspeed import DeepSpeedBackend
 from hnet_launch.backends.srun import SrunBackend, allocated_hosts
+from hnet_launch.backends.torchrun import TorchrunBackend
 from hnet_launch.job import Backend, Job, require_tool
 
 
@@ -15,10 +16,16 @@ def hosts_of(backend: Backend) -> tuple[str, ...]:
     """Names of the nodes that are checked from here, the first one first; none where only this machine is."""
     if isinstance(backend, SrunBackend):
         return allocated_hosts()
-    if isinstance(backend, DeepSpeedBackend) and backend.node_rank is None and not backend.is_here:
+    if isinstance(backend, DeepSpeedBackend) and starts_all_nodes(backend) and not backend.is_here:
         return backend.cluster.hosts
-    # Nodes that start their own ranks each check themselves.
     return ()
+
+
+def starts_all_nodes(backend: Backend) -> bool:
+    """Whether the job is started from here alone. Where every node starts its own share, each checks itself."""
+    if isinstance(backend, DeepSpeedBackend):
+        return backend.node_rank is None
+    return not isinstance(backend, TorchrunBackend) or backend.endpoint is None
 
 
 def on_every_node(argv: Sequence[str], job: Job, backend: Backend, seconds: float) -> dict[str, str]:
@@ -44,7 +51,7 @@ def _over_srun(argv: Sequence[str], hosts: Sequence[str], job: Job, seconds: flo
 
 def _over_pdsh(argv: Sequence[str], hosts: Sequence[str], job: Job, seconds: float) -> dict[str, str]:
     """pdsh puts the number of the host in place of %n."""
-    require_tool("pdsh", "install it here (apt-get install pdsh), or leave the checks out with --skip-preflight")
+    require_tool("pdsh", "install it here (apt-get install pdsh), or leave the checks out with --no-preflight")
     exports = [f"export {name}={shlex.quote(value)};" for name, value in job.environment.variables.items()]
     remote = " ".join([*exports, f"cd {shlex.quote(os.getcwd())};", shlex.join(argv)]).replace("%", "%%")
     limits = f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')} -o BatchMode=yes -o ConnectTimeout=15".strip()

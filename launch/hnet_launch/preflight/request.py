@@ -18,7 +18,8 @@ class Request(Config):
     num_nodes: int
     host: str
     """Address of the first node, as the job will use it."""
-    port: int
+    port: int | None
+    """Where the first node listens; None: nodes do not meet."""
     output_dir: str
     sources: tuple[SourceConfig, ...] = ()
     patience: float = 60.0

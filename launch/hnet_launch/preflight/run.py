@@ -10,10 +10,11 @@ from pathlib import Path
 
 from hnet.model.accounting import count_parameters
 from hnet.training.config import RunConfig
+from hnet_launch.backends.torchrun import TorchrunBackend
 from hnet_launch.cluster import ClusterConfig
 from hnet_launch.job import Backend, Job
 from hnet_launch.preflight.checks import Finding, Needs, PreflightError, judge, judge_bandwidth, table, unreached
-from hnet_launch.preflight.fanout import captured, hosts_of, on_every_node
+from hnet_launch.preflight.fanout import captured, hosts_of, on_every_node, starts_all_nodes
 from hnet_launch.preflight.request import Request, find_report
 
 BYTES_PER_PARAMETER = 12
@@ -36,7 +37,8 @@ def check_nodes(config: RunConfig, job: Job, backend: Backend, *, patience: floa
         token=secrets.token_hex(6),
         num_nodes=len(hosts),
         host=hosts[0],
-        port=job.port,
+        # torchrun on one machine takes a free port by itself.
+        port=None if isinstance(backend, TorchrunBackend) else job.port,
         output_dir=str(Path(config.output_dir).expanduser().absolute()),
         sources=(*config.data.train, *config.data.validation),
         patience=patience,
@@ -73,7 +75,7 @@ def preflight(config: RunConfig, job: Job, backend: Backend) -> str:
     Raises PreflightError, whose message is that table, if a check failed; UserError if a tool is missing.
     """
     findings = check_nodes(config, job, backend)
-    if all(finding.passed for finding in findings) and backend.cluster.world_size > 1:
+    if starts_all_nodes(backend) and backend.cluster.world_size > 1 and all(finding.passed for finding in findings):
         findings += check_bandwidth(job, backend)
     return conclude(findings)
 
@@ -92,7 +94,8 @@ def _needs(config: RunConfig, request: Request, cluster: ClusterConfig) -> Needs
     checkpoint = BYTES_PER_PARAMETER * count_parameters(config.model)
     # One more than are kept: a new checkpoint is complete before the oldest goes.
     kept = config.training.keep_checkpoints + 1
-    return Needs(request.port, checkpoint * kept, cluster.gpus_per_node, request.output_dir)
+    num_gpus = 0 if cluster.gpu == "cpu" else cluster.gpus_per_node
+    return Needs(request.port, checkpoint * kept, num_gpus, request.output_dir)
 
 
 def _last_line(output: str) -> str:
