@@ -45,9 +45,9 @@ class DeepSpeedBackend:
             argv += ["--no_ssh", "--node_rank", str(self.node_rank)]
         elif self.launcher == "openmpi":
             environment = environment.with_variables(MASTER_ADDR=address or "", MASTER_PORT=str(job.port))
-            argv += ["--launcher", "openmpi", "--launcher_args", self._mpi_arguments(environment)]
+            argv += ["--launcher", "openmpi", f"--launcher_args={self._mpi_arguments(environment)}"]
         elif not self.is_here:
-            argv += ["--launcher", "pdsh", "--launcher_args", f"-N {self.launcher_arguments}".strip()]
+            argv += ["--launcher", "pdsh", f"--launcher_args={f'-N {self.launcher_arguments}'.strip()}"]
             # A single host would be taken for this machine.
             argv += ["--force_multi"] if self.cluster.nodes == 1 else []
             if environment.secrets:
