@@ -79,7 +79,7 @@ class EngineConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] | None = None
     """DeepSpeed ZeRO stage. None: DeepSpeed at stage 1 when started by `deepspeed`, else plain data parallel."""
     watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """A collective that waits longer than this is an error."""
+    """A rank that makes no progress for longer than this is an error."""
 
 
 class LoggingConfig(Config):

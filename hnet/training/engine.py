@@ -215,7 +215,8 @@ def group_settings(config: RunConfig) -> InitProcessGroupKwargs:
     """How the process group is made. The backend is named on a CPU: left out, Accelerate under DeepSpeed takes every
     process for rank 0 of 1."""
     backend = None if torch.cuda.is_available() else "gloo"
-    timeout = datetime.timedelta(minutes=config.engine.watchdog_minutes)
+    # Later than the watchdog, which knows more about the cause.
+    timeout = datetime.timedelta(minutes=config.engine.watchdog_minutes + 1)
     return InitProcessGroupKwargs(backend=backend, timeout=timeout)
 
 

@@ -15,6 +15,7 @@ from hnet.data import shard
 from hnet.data.stream import TrainStream, build_stream
 from hnet.data.tokenizer import check_vocab_size, load_tokenizer
 from hnet.distributed.collectives import broadcast_object
+from hnet.distributed.watchdog import Watchdog
 from hnet.errors import CheckpointError, ConfigError
 from hnet.model.language_model import LanguageModel
 from hnet.model.loading import CONFIG
@@ -45,6 +46,7 @@ class Run:
     checkpoints: CheckpointFolder
     state: TrainState
     stop: StopSignal
+    watchdog: Watchdog
     callbacks: list[Callback] = field(default_factory=list)
     extras: Row = field(default_factory=dict)
     """Fields that callbacks add to the row of the current step; with any, the step is logged."""
@@ -62,6 +64,7 @@ class Run:
     def next_step(self) -> StepResult:
         """Run one step on the next micro-batches of this rank."""
         began = time.perf_counter()
+        self.watchdog.entered("data", self.state.step + 1)
         batches = list(islice(self.stream, num_micro_batches(self.config, self.engine.world_size)))
         result = self.train_step(batches, self.state.step + 1, stop_requested=self.stop.requested)
         self.state.advance(result)
@@ -75,6 +78,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint of the current state; every rank must call."""
+        self.watchdog.entered("checkpoint")
         checkpoints.save_checkpoint(self.checkpoints, self.config, self.engine, self.state, self.stream)
 
 
@@ -83,23 +87,26 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     """Build a run, or continue it from the checkpoint that `output_dir` holds.
 
     Raises ConfigError if the model is not that of the checkpoint or of the tokenizer, or if `output_dir` cannot be
-    written; CheckpointError if the checkpoint is damaged; DataError if the data
-    cannot be read.
+    written; CheckpointError if the checkpoint is damaged; DataError if the data cannot be read.
     """
     check_vocab_size(load_tokenizer(config.data.tokenizer), config.model.vocab_size)
     engine = open_engine(config)
     folder = CheckpointFolder(Path(config.output_dir) / "checkpoints")
-    checkpoint = _checkpoint_to_resume(folder, engine)
-    if checkpoint is not None:
-        checkpoints.check_model_fits(checkpoint, config)
     with contextlib.ExitStack() as stack:
+        limit = 60 * config.engine.watchdog_minutes
+        watchdog = stack.enter_context(Watchdog(engine.rank, engine.world_size, limit))
+        checkpoint = _checkpoint_to_resume(folder, engine)
+        if checkpoint is not None:
+            checkpoints.check_model_fits(checkpoint, config)
         stream = stack.enter_context(open_stream(config, engine))
         _prepare(config, engine, checkpoint)
         state = TrainState() if checkpoint is None else checkpoints.load_progress(checkpoint, engine, stream)
         if engine.is_main:
             _announce(config, engine, checkpoint)
+        watchdog.observe(engine.model)
         stop = stack.enter_context(StopSignal())
-        yield Run(config, engine, stream, TrainStep(config, engine), folder, state, stop)
+        train_step = TrainStep(config, engine, watchdog.entered)
+        yield Run(config, engine, stream, train_step, folder, state, stop, watchdog)
     # Not reached after an error: ranks that have failed apart cannot meet to say goodbye.
     engine.close()
 

@@ -5,7 +5,7 @@ accumulation and ranks change the rounding alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -80,8 +80,9 @@ class StepResult:
 class TrainStep:
     """Callable that runs one optimizer step on this rank's micro-batches; every rank must call it."""
 
-    def __init__(self, config: RunConfig, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, config: RunConfig, engine: Engine, entered: Callable[[str], None] = lambda where: None) -> None:
+        """`entered` is told what the step does next."""
+        self._engine, self._entered = engine, entered
         self._config = config
         chunking = config.model.stages[:-1]
         self._ratios = [stage.boundary.ratio for stage in chunking]
@@ -111,13 +112,16 @@ class TrainStep:
                 share = 1.0 / num_micro_batches if source.num_targets else 0.0
                 ratio = self._ratio_losses(sums, global_sums, share)
                 loss = sums.cross_entropy / target_bytes + (ratio * ratio.new_tensor(self._weights)).sum()
+                self._entered("backward")
                 engine.backward(_poisoned_if_nonfinite(loss), is_last)
             totals += _totals(sums, ratio, 1.0 / len(batches) if global_sums is not None else 1.0)
             own_units += _units_per_stage(sums, batch)
+        self._entered("sums over ranks")
         sum_over_ranks(totals)
         most_units = max_over_ranks(own_units)
         if global_sums is not None:
             totals[-len(self._ratios) :] /= engine.world_size
+        self._entered("optimizer")
         grad_norm, applied = engine.update(self._config.optimizer.gradient_clip)
         result = self._result(step, totals.tolist(), target_bytes, grad_norm, applied, factor)
         return replace(result, imbalance=self._imbalance(most_units.tolist(), result))

@@ -43,6 +43,7 @@ def _writers(config: RunConfig) -> list[Callback]:
 
 def _final(config: RunConfig) -> list[Callback]:
     from hnet.training.callbacks.curves import Curves
+    from hnet.training.callbacks.preemption import Preemption
     from hnet.training.callbacks.report import Report
 
-    return [Curves(), Report()]
+    return [Preemption(), Curves(), Report()]
