@@ -15,6 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--slurm", action="store_true", help="write a batch script and submit it")
     where.add_argument("--srun", action="store_true", help="inside an allocation of Slurm: start the ranks now")
     where.add_argument("--torchrun", action="store_true", help="this node's share; the same command on every node")
+    where.add_argument(
+        "--kubernetes",
+        choices=("jobset", "pytorchjob"),
+        nargs="?",
+        const="jobset",
+        help="write a manifest; with --apply, hand it in (default kind: jobset)",
+    )
     shape = parser.add_argument_group("machines")
     shape.add_argument("--cluster", metavar="NAME", help="a name in configs/clusters or a YAML file, also with hosts")
     shape.add_argument("--nodes", type=_positive, metavar="N", help="nodes to use")
@@ -34,8 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--nnodes", metavar="MIN:MAX", help="torchrun: nodes, or a range within which nodes may come and go"
     )
     _add_slurm(parser.add_argument_group("Slurm"))
+    _add_kubernetes(parser.add_argument_group("Kubernetes"))
     policy = parser.add_argument_group("restarts")
     policy.add_argument("--max-restarts", type=_natural, default=10, metavar="N", help="default: %(default)s")
+    policy.add_argument(
+        "--preempted-code",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="exit with N when stopped on request and saved (default: %(default)s)",
+    )
     policy.add_argument(
         "--stalled-restarts",
         type=_positive,
@@ -63,7 +78,7 @@ def _add_slurm(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--partition", metavar="NAME")
     group.add_argument("--account", metavar="NAME")
     group.add_argument("--time", metavar="LIMIT", help="such as 24:00:00")
-    group.add_argument("--job-name", metavar="NAME", help="default: from the output_dir")
+    group.add_argument("--job-name", metavar="NAME", help="default: from the output_dir; also for Kubernetes")
     group.add_argument("--cpus-per-task", type=_positive, metavar="N")
     group.add_argument(
         "--signal-seconds",
@@ -76,6 +91,21 @@ def _add_slurm(group: "argparse._ArgumentGroup") -> None:
         "--sbatch-arg", action="append", default=[], metavar="OPTION", help="such as --sbatch-arg=--exclusive"
     )
     group.add_argument("--requeue", action="store_true", help="with --srun: back into the queue when preempted")
+
+
+def _add_kubernetes(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--image", metavar="IMAGE", help="what every pod runs; needs `hnet` in it")
+    group.add_argument("--namespace", metavar="NAME")
+    group.add_argument(
+        "--volume",
+        action="append",
+        default=[],
+        metavar="CLAIM:/PATH",
+        help="shared by all pods; the first is where they run",
+    )
+    group.add_argument("--secret", metavar="NAME", help="Kubernetes secret whose entries become variables")
+    group.add_argument("--manifest", type=Path, metavar="FILE", help="default: the job's name and .yaml, here")
+    group.add_argument("--apply", action="store_true", help="run kubectl apply")
 
 
 def _positive(text: str) -> int:

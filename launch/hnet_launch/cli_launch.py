@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hnet.errors import ConfigError
 from hnet.training.config import RunConfig
 from hnet_launch.arguments import DEFAULT_PORT
 from hnet_launch.backends.deepspeed import DeepSpeedBackend
+from hnet_launch.backends.kubernetes import KubernetesOptions, apply, manifest
 from hnet_launch.backends.slurm import SlurmOptions, batch_script, requeue_this_job, submit, submit_command
 from hnet_launch.backends.srun import SrunBackend
 from hnet_launch.backends.torchrun import TorchrunBackend
@@ -25,7 +27,7 @@ from hnet_launch.preflight import preflight
 from hnet_launch.record import LaunchRecord
 from hnet_launch.supervise import Outcome, Policy, Run, supervise
 
-EXIT_CODES = {Outcome.FINISHED: 0, Outcome.PREEMPTED: 0, Outcome.STOPPED: 1, Outcome.BAD_INPUT: 2, Outcome.FAILED: 1}
+EXIT_CODES = {Outcome.FINISHED: 0, Outcome.STOPPED: 1, Outcome.BAD_INPUT: 2, Outcome.FAILED: 1}
 TRAIN_MODULE = "hnet.train"
 
 
@@ -39,6 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     launch = _Launch(arguments, config, cluster, environment)
     if arguments.slurm:
         launch.submit()
+    elif arguments.kubernetes:
+        launch.write_manifest()
     elif arguments.dry_run:
         print(launch.command(launch.first_index()).describe(), end="")
     else:
@@ -88,6 +92,35 @@ class _Launch:
         job = submit(script, self.environment)
         print(f"submitted job {job}; its log: {str(log).replace('%j', job)}")
 
+    def write_manifest(self) -> None:
+        """Write the manifest, and hand it to Kubernetes if asked to."""
+        arguments, name = self.arguments, self.job_name().lower()
+        if not arguments.image:
+            raise ConfigError("--kubernetes needs --image, one that has hnet in it")
+        options = KubernetesOptions(
+            name=name,
+            image=arguments.image,
+            kind=arguments.kubernetes,
+            namespace=arguments.namespace,
+            volumes=tuple(arguments.volume),
+            secret=arguments.secret,
+            grace_seconds=arguments.signal_seconds,
+            max_restarts=arguments.max_restarts,
+        )
+        (run_text,) = self.run_text().values()
+        text = manifest(options, self.cluster, run_text, self.config.output_dir, self.environment)
+        path = arguments.manifest or Path(f"{name}.yaml")
+        if arguments.dry_run:
+            print(Command(("kubectl", "apply", "-f", str(path)), files={path: text}).describe(), end="")
+            return
+        if self.environment.secrets and not arguments.secret:
+            hidden = ", ".join(self.environment.secrets)
+            print(
+                f"not in the manifest: {hidden}; put them into a Kubernetes secret and give --secret", file=sys.stderr
+            )
+        path.write_text(text, encoding="utf-8")
+        print(apply(path) if arguments.apply else f"wrote {path}; submit it: kubectl apply -f {path}")
+
     def supervise(self) -> int:
         """Start, and start again; returns our exit code."""
         arguments, backend = self.arguments, self.backend()
@@ -97,7 +130,7 @@ class _Launch:
             print(preflight(self.config, self.job(first), backend), flush=True)
         if arguments.preflight_only:
             return 0
-        record = LaunchRecord(self.output_dir, sys.argv, backend, self.job(first))
+        record = LaunchRecord(self.output_dir / f"launch{self.share}.json", sys.argv, backend, self.job(first))
         record.save()
         policy = Policy(arguments.max_restarts, arguments.stalled_restarts, arguments.restart_wait)
         if isinstance(backend, TorchrunBackend) and backend.endpoint is not None:
@@ -110,9 +143,10 @@ class _Launch:
             first_index=first,
             on_attempt=record.add,
         )
-        if attempt.outcome is Outcome.PREEMPTED and arguments.requeue and requeue_this_job():
+        was_stopped = attempt.outcome in (Outcome.PREEMPTED, Outcome.STOPPED)
+        if was_stopped and arguments.requeue and requeue_this_job():
             print("hnet launch: the job is back in the queue", flush=True)
-        return EXIT_CODES[attempt.outcome]
+        return EXIT_CODES.get(attempt.outcome, arguments.preempted_code)
 
     def command(self, index: int) -> Command:
         """The command of one attempt."""
@@ -165,15 +199,20 @@ class _Launch:
 
     def logs(self, index: int) -> Path:
         """Where the logs of one attempt go."""
-        node = "" if self.arguments.node_rank is None else f".node-{self.arguments.node_rank}"
-        return self.output_dir / "logs" / f"attempt-{index:03d}{node}"
+        return self.output_dir / "logs" / f"attempt-{index:03d}{self.share}"
 
     def first_index(self) -> int:
         """One more than the attempts of this run that there were."""
-        node = "" if self.arguments.node_rank is None else f".node-{self.arguments.node_rank}"
-        names = [path.name for path in (self.output_dir / "logs").glob(f"attempt-*{node}")]
+        names = [path.name for path in (self.output_dir / "logs").glob(f"attempt-*{self.share}")]
         found = [int(match[1]) for name in names if (match := re.match(r"attempt-(\d+)", name))]
         return max(found, default=-1) + 1
+
+    @property
+    def share(self) -> str:
+        """Names this machine in files where each machine is launched by itself; else empty."""
+        if self.arguments.node_rank is not None:
+            return f".node-{self.arguments.node_rank}"
+        return f".{socket.gethostname().partition('.')[0]}" if self.arguments.rdzv_endpoint else ""
 
     def job_name(self) -> str:
         """From the output_dir, of letters, digits and dashes."""

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,8 +60,7 @@ class Command:
     def write_files(self) -> None:
         """Write what the command reads."""
         for path, text in self.files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            replace_text(path, text)
         for path, text in self.secret_files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
@@ -99,6 +99,14 @@ class Backend(Protocol):
     def command(self, job: Job) -> Command:
         """The command that runs the job on every rank and ends when all ranks have. Raises UserError if it cannot."""
         ...
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file; whoever reads it meanwhile, and a crash, sees the old text or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def python_tool(name: str) -> str:

@@ -1,7 +1,6 @@
 """`output_dir/launch.json`: every launch of a run, the code that it ran, and how each attempt ended."""
 
 import json
-import os
 import socket
 import time
 from collections.abc import Sequence
@@ -10,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from hnet_launch.code_version import code_version
-from hnet_launch.job import Backend, Job
+from hnet_launch.job import Backend, Job, replace_text
 from hnet_launch.supervise import Attempt
-
-NAME = "launch.json"
 
 
 class LaunchRecord:
     """One launch, added to those before it."""
 
-    def __init__(self, output_dir: Path, command: Sequence[str], backend: Backend, job: Job) -> None:
-        self._path = output_dir / NAME
+    def __init__(self, path: Path, command: Sequence[str], backend: Backend, job: Job) -> None:
+        self._path = path
         self._before = _read(self._path)
         self._attempts: list[dict[str, Any]] = []
         self._launch = {
@@ -36,10 +33,7 @@ class LaunchRecord:
 
     def save(self) -> None:
         """Write it; a crash leaves the old file or the whole new one."""
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps([*self._before, self._launch], indent=1))
-        partial.replace(self._path)
+        replace_text(self._path, json.dumps([*self._before, self._launch], indent=1))
 
     def add(self, attempt: Attempt) -> None:
         """Add an attempt and write the record again; says so where that is not possible, as on a full disk."""
