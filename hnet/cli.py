@@ -206,6 +206,17 @@ def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result as JSON")
     _add_bench_kernels(actions)
+    parser = _command(
+        actions,
+        "chunks",
+        _bench_chunks,
+        "chunks of each window of text that a run has not seen, for hnet plan --simulate",
+        "hnet bench chunks runs/quickstart --windows 2048 --out counts.npz",
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="a run folder or a checkpoint folder")
+    parser.add_argument("--windows", type=_positive, default=1024, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--sequence-length", type=_positive, metavar="L", help="of a window (default: as trained)")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz", help="file to write")
 
 
 def _add_bench_kernels(actions: "argparse._SubParsersAction[_Parser]") -> None:
@@ -378,3 +389,10 @@ def _bench_kernels(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
     )
     bench_kernels(plan, out=arguments.out)
+
+
+def _bench_chunks(arguments: argparse.Namespace) -> None:
+    from hnet.bench.chunk_counts import record_chunks
+
+    window = arguments.sequence_length
+    record_chunks(arguments.checkpoint, arguments.out, num_windows=arguments.windows, sequence_length=window)

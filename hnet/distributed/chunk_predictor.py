@@ -44,7 +44,7 @@ class ChunkPredictor:
         lengths = histograms.sum(axis=1, keepdims=True)
         return np.clip(_shares(histograms) @ self._solve(), 0.0, 1.0) * lengths
 
-    def update(self, histograms: NDArray[np.float64], units: NDArray[np.float64]) -> None:
+    def update(self, histograms: NDArray[np.float64], units: NDArray[np.number]) -> None:
         """Learn from the windows of one step: (W, 256) byte counts and the (W, num_stages) units that were made."""
         shares = _shares(histograms)
         rates = np.asarray(units, dtype=np.float64) / np.maximum(histograms.sum(axis=1, keepdims=True), 1.0)

@@ -6,10 +6,15 @@ T_s units of stage s (T_0 bytes, or tokens of a token model).
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hnet.model.config import ModelConfig, StageConfig, parse_layers
 
 TRAINING_FLOPS = 3
 """Training over forward FLOPs: a backward pass multiplies twice for each product of the forward pass."""
+
+Numbers = float | NDArray[np.float64]
 
 _WIDE = 4
 """Bytes of a float32."""
@@ -44,24 +49,44 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(parameter_breakdown(config).values())
 
 
+def parameter_sizes(config: ModelConfig) -> dict[str, list[int]]:
+    """Numbers in each tensor, by part: `embedding`, `stages.0.encoder.0` (a layer), `stages.0.encoder.norm`, ...
+
+    A stage's parts are in the order of the model's parameters.
+    """
+    breakdown = parameter_breakdown(config)
+    sizes = {"embedding": [breakdown["embedding"]]}
+    for index, stage in enumerate(config.stages):
+        name, width = f"stages.{index}", stage.d_model
+        if f"{name}.width_pad" in breakdown:
+            sizes[f"{name}.width_pad"] = [breakdown[f"{name}.width_pad"]]
+        for stack in ("main",) if stage.is_innermost else ("encoder", "decoder"):
+            for number, kind in enumerate(parse_layers(getattr(stage, stack))):
+                sizes[f"{name}.{stack}.{number}"] = _layer_tensors(stage, kind)
+            sizes[f"{name}.{stack}.norm"] = [width]
+            if stack == "encoder":
+                sizes |= {f"{name}.router": [width * width] * 2, f"{name}.residual": [width * width, width]}
+    if breakdown["head"]:
+        sizes["head"] = [breakdown["head"]]
+    return sizes
+
+
 def _stack_parameters(stage: StageConfig, layers: str) -> int:
-    return sum(_layer_parameters(stage, kind) for kind in parse_layers(layers)) + stage.d_model
+    return sum(sum(_layer_tensors(stage, kind)) for kind in parse_layers(layers)) + stage.d_model
 
 
-def _layer_parameters(stage: StageConfig, kind: str) -> int:
+def _layer_tensors(stage: StageConfig, kind: str) -> list[int]:
+    """Numbers in each tensor of a layer, in the order of its parameters: norm, mixer, the MLP's norm, the MLP."""
     width = stage.d_model
-    total = width
     if kind in "tT":
-        total += 4 * width * width
+        tensors = [width, 3 * width * width, width * width]
     else:
         inner, num_heads, convolved = _mamba_sizes(stage)
-        total += width * (inner + convolved + num_heads)
-        total += convolved * (stage.ssm.d_conv + 1)
-        total += 3 * num_heads + inner
-        total += inner * width
+        in_projection, convolution = width * (inner + convolved + num_heads), [convolved * stage.ssm.d_conv, convolved]
+        tensors = [width, *[num_heads] * 3, in_projection, *convolution, inner, inner * width]
     if kind in "MT":
-        total += width + 3 * width * stage.mlp_width
-    return total
+        tensors += [width, 2 * width * stage.mlp_width, width * stage.mlp_width]
+    return tensors
 
 
 def _mamba_sizes(stage: StageConfig) -> tuple[int, int, int]:
@@ -75,11 +100,6 @@ def flops_per_byte(
 ) -> float:
     """Forward FLOPs of the model per stage-0 unit (a byte, or a token); training takes `TRAINING_FLOPS` times that.
 
-    An (m, k) by (k, n) product counts 2mnk. Counted: projections, attention scores and values over the keys
-    that a query sees, the Mamba-2 scan as 6 di N per unit (the decay, the input and the output of its di x N
-    state; H-Net paper, appendix B), its convolution 2 K (di + 2N), router, residual, head. Norms, activations,
-    smoothing and the embedding are left out. The count does not depend on how a kernel computes.
-
     Args:
         units_per_byte: T_s / T_0 of every stage, outermost first, as measured; the first is 1.
         context: length of the documents in stage-0 units, averaged over units (sum of L^2 over sum of L).
@@ -87,39 +107,57 @@ def flops_per_byte(
     Raises:
         ValueError: not one share per stage, or a negative number.
     """
-    _check_units(config, units_per_byte)
-    total = 2.0 * config.vocab_size * config.stages[0].d_model
-    for stage, share in zip(config.stages, units_per_byte, strict=True):
-        keys = mean_keys(context * share, stage.attention.window) if causal else context * share
-        flops = sum(_layer_flops(stage, kind, keys) for kind in stage.layers)
+    return float(stage_flops(config, np.asarray(units_per_byte), np.asarray(context), causal=causal).sum())
+
+
+def stage_flops(
+    config: ModelConfig, units: NDArray[np.number], context: NDArray[np.number], *, causal: bool = True
+) -> NDArray[np.float64]:
+    """(..., S) forward FLOPs of every stage for (..., S) units T_s of S stages, outermost first; the head is in the
+    first. `context` (...) as in `flops_per_byte`; the documents of inner stages are shorter as their units are fewer.
+
+    An (m, k) by (k, n) product counts 2mnk. Counted: projections, attention scores and values over the keys
+    that a query sees, the Mamba-2 scan as 6 di N per unit (the decay, the input and the output of its di x N
+    state; H-Net paper, appendix B), its convolution 2 K (di + 2N), router, residual, head. Norms, activations,
+    smoothing and the embedding are left out. The count does not depend on how a kernel computes.
+
+    Raises:
+        ValueError: not one count per stage, or a negative number.
+    """
+    units = np.asarray(units, dtype=np.float64)
+    if units.shape[-1] != len(config.stages) or units.min(initial=0.0) < 0:
+        _check_units(config, units.reshape(-1, units.shape[-1]).min(axis=0).tolist())
+    flops = np.zeros_like(units)
+    for index, stage in enumerate(config.stages):
+        length = context * units[..., index] / np.maximum(units[..., 0], 1e-9)
+        keys = mean_keys(length, stage.attention.window) if causal else length
+        per_unit = sum(_layer_flops(stage, kind, keys) for kind in stage.layers)
         if not stage.is_innermost:
-            flops += 6.0 * stage.d_model**2
-        total += share * flops
-    return total
+            per_unit = per_unit + 6.0 * stage.d_model**2
+        flops[..., index] = units[..., index] * per_unit
+    flops[..., 0] += 2.0 * config.vocab_size * config.stages[0].d_model * units[..., 0]
+    return flops
 
 
-def mean_keys(length: float, window: int) -> float:
+def mean_keys(length: Numbers, window: int) -> Numbers:
     """Keys that a causal query sees on average in a document of `length` units.
 
     `window` w limits them to w + 1; -1 is no limit.
     """
-    length = max(length, 1.0)
-    limit = length if window < 0 else min(window + 1.0, length)
+    length = np.maximum(length, 1.0)
+    limit: Numbers = length if window < 0 else np.minimum(length, window + 1.0)
     return limit - limit * (limit - 1) / (2 * length)
 
 
-def _layer_flops(stage: StageConfig, kind: str, keys: float) -> float:
+def _layer_flops(stage: StageConfig, kind: str, keys: Numbers) -> Numbers:
     """FLOPs of one layer for one unit."""
     width = stage.d_model
+    mlp = 6.0 * width * stage.mlp_width if kind in "MT" else 0.0
     if kind in "tT":
-        total = 8.0 * width * width + 4.0 * keys * width
-    else:
-        inner, num_heads, convolved = _mamba_sizes(stage)
-        total = 2.0 * width * (inner + convolved + num_heads) + 2.0 * inner * width
-        total += 2.0 * stage.ssm.d_conv * convolved + 6.0 * inner * stage.ssm.d_state
-    if kind in "MT":
-        total += 6.0 * width * stage.mlp_width
-    return total
+        return 4.0 * width * keys + 8.0 * width * width + mlp
+    inner, num_heads, convolved = _mamba_sizes(stage)
+    projections = 2.0 * width * (inner + convolved + num_heads) + 2.0 * inner * width
+    return projections + 2.0 * stage.ssm.d_conv * convolved + 6.0 * inner * stage.ssm.d_state + mlp
 
 
 def training_bytes(
@@ -158,9 +196,22 @@ def activation_bytes(
     Raises:
         ValueError: not one count per stage, or a negative number.
     """
+    parts = activation_breakdown(
+        config, num_units, dtype_bytes=dtype_bytes, activation_checkpointing=activation_checkpointing
+    )
+    return sum(parts.values())
+
+
+def activation_breakdown(
+    config: ModelConfig, num_units: Sequence[int], *, dtype_bytes: int = 4, activation_checkpointing: bool = False
+) -> dict[str, int]:
+    """Bytes of `activation_bytes` by part: `stages.0`, ... what each stage keeps for its backward pass, `logits`, and
+    `temporary`. Arguments and errors as there."""
     _check_units(config, num_units)
-    saved, largest = 0.0, 2.0 * _WIDE * config.vocab_size * num_units[0]
+    parts: dict[str, float] = {}
+    largest = 2.0 * _WIDE * config.vocab_size * num_units[0]
     for index, (stage, units) in enumerate(zip(config.stages, num_units, strict=True)):
+        saved = 0.0
         for kind in stage.layers:
             kept, temporary = _layer_activations(stage, kind, dtype_bytes)
             if activation_checkpointing:
@@ -173,8 +224,9 @@ def activation_bytes(
             saved += units * 2 * stage.d_model * dtype_bytes
             inner_width = config.stages[index + 1].d_model
             saved += num_units[index + 1] * (inner_width * _WIDE + stage.d_model * _WIDE)
-    saved += num_units[0] * config.vocab_size * _WIDE
-    return round(saved + largest)
+        parts[f"stages.{index}"] = saved
+    parts |= {"logits": num_units[0] * config.vocab_size * _WIDE, "temporary": largest}
+    return {name: round(size) for name, size in parts.items()}
 
 
 def _layer_activations(stage: StageConfig, kind: str, size: int) -> tuple[float, float]:

@@ -7,20 +7,9 @@ import time
 import torch
 
 from hnet.errors import ConfigError
+from hnet.training.gpus import GPUS
 
 logger = logging.getLogger(__name__)
-
-VENDOR_FLOPS = {
-    "A100": 312e12,
-    "H100": 989e12,
-    "H100-PCIE": 756e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-    "L40S": 362e12,
-    "RTX4090": 165e12,
-    "RTX3090": 71e12,
-}
-"""Dense bf16 matrix products per device, FLOP/s, from the vendors' data sheets."""
 
 
 def peak_flops(setting: float | str, device: torch.device, precision: str) -> float:
@@ -35,12 +24,12 @@ def peak_flops(setting: float | str, device: torch.device, precision: str) -> fl
         rate = measured_flops(device, dtype)
         logger.info("measured peak: %.1f GFLOP/s in %s on %s", rate / 1e9, dtype, device.type)
         return rate
-    if setting.upper() not in VENDOR_FLOPS:
+    if setting.upper() not in GPUS:
         raise ConfigError(
             f"training.peak_flops {setting!r} is not known; allowed: 'measured', FLOP/s as a number, or one of "
-            + ", ".join(VENDOR_FLOPS)
+            + ", ".join(GPUS)
         )
-    return VENDOR_FLOPS[setting.upper()]
+    return GPUS[setting.upper()].flops
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype, *, repeats: int = 7) -> float:

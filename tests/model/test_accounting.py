@@ -3,17 +3,21 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 import hnet
 from hnet.model.accounting import (
+    activation_breakdown,
     activation_bytes,
     count_parameters,
     flops_per_byte,
     mean_keys,
     parameter_breakdown,
+    parameter_sizes,
+    stage_flops,
     training_bytes,
 )
 from hnet.model.config import ModelConfig
@@ -107,6 +111,18 @@ def test_unit_counts_are_checked() -> None:
         flops_per_byte(config, [1, -0.1], 8192)
 
 
+def test_flops_of_many_windows_at_once() -> None:
+    config = RELEASED["2stage_L"][0]
+    units, context = np.array([[8192, 3000, 1200], [4096, 1024, 512]]), np.array([8192.0, 700.0])
+    flops = stage_flops(config, units, context)
+    assert flops.shape == (2, 3)
+    for row, counts, length in zip(flops, units, context, strict=True):
+        alone = flops_per_byte(config, (counts / counts[0]).tolist(), length)
+        assert row.sum() / counts[0] == pytest.approx(alone)
+    doubled = stage_flops(config, units * [1, 1, 2], context)
+    assert (doubled[:, :2] == flops[:, :2]).all() and (doubled[:, 2] > 2 * flops[:, 2]).all()
+
+
 def test_imports_no_torch() -> None:
     code = "import sys, hnet.model.accounting; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -119,6 +135,11 @@ def test_imports_no_torch() -> None:
 def test_parameters_of_built_models(name: str) -> None:
     model = hnet.build(name, device="meta")
     assert count_parameters(model.config) == sum(parameter.numel() for parameter in model.parameters())
+    sizes = parameter_sizes(model.config)
+    assert sorted(itertools.chain(*sizes.values())) == sorted(parameter.numel() for parameter in model.parameters())
+    stack = "main" if len(model.config.stages) == 1 else "encoder"
+    first = [numbers for part, numbers in sizes.items() if part.startswith(f"stages.0.{stack}")]
+    assert list(itertools.chain(*first)) == [weight.numel() for weight in getattr(model.stage, stack).parameters()]
     parts = parameter_breakdown(model.config)
     assert parts["embedding"] == model.embedding.weight.numel()
     if "stages.0.router" in parts:
@@ -160,6 +181,9 @@ def test_activations_are_linear_in_bytes() -> None:
     config = RELEASED["2stage_L"][0]
     one = activation_bytes(config, [8192, 2048, 1024])
     assert activation_bytes(config, [8 * 8192, 8 * 2048, 8 * 1024]) == pytest.approx(8 * one, rel=1e-9)
+    parts = activation_breakdown(config, [8192, 2048, 1024])
+    assert sum(parts.values()) == one
+    assert list(parts) == ["stages.0", "stages.1", "stages.2", "logits", "temporary"]
     assert activation_bytes(config, [8192, 2048, 1024], dtype_bytes=2) < one
     assert activation_bytes(config, [8192, 2048, 1024], activation_checkpointing=True) < one / 3
     assert training_bytes(config, [8192, 2048, 1024]) == 16 * count_parameters(config) + one

@@ -12,9 +12,10 @@ from hnet.errors import ConfigError
 from hnet.model.accounting import flops_per_byte
 from hnet.training.allocator import keep_freed_memory
 from hnet.training.config import RunConfig
+from hnet.training.gpus import GPUS
 from hnet.training.loop import train
 from hnet.training.metrics import training_flops
-from hnet.training.peak import VENDOR_FLOPS, measured_flops, peak_flops
+from hnet.training.peak import measured_flops, peak_flops
 from hnet.training.run import open_run
 
 Make = Callable[..., RunConfig]
@@ -106,7 +107,7 @@ def test_peak_by_measurement_number_and_name() -> None:
     cpu = torch.device("cpu")
     assert 1e8 < measured_flops(cpu, torch.float32, repeats=1) < 1e14
     assert peak_flops(2.5e12, cpu, "fp32") == 2.5e12
-    assert peak_flops("h100", cpu, "bf16") == VENDOR_FLOPS["H100"]
+    assert peak_flops("h100", cpu, "bf16") == GPUS["H100"].flops
 
 
 def test_the_allocator_keeps_large_blocks_or_says_that_it_cannot() -> None:
