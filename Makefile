@@ -21,7 +21,7 @@ help:
 	@echo "make test      install if need be, then run the tests"
 	@echo "make test-hosts  tests on several hosts made of namespaces; root only, installs sshd, pdsh and Slurm if missing"
 	@echo "make install   only make $(VENV)"
-	@echo "make lint      ruff, mypy and import-linter"
+	@echo "make lint      ruff, mypy, import-linter and hadolint"
 	@echo "make cuda      compile the optional CUDA C++ kernels; needs nvcc, no GPU"
 	@echo "make clean     remove $(VENV) and caches; runs/ stays"
 
@@ -64,6 +64,7 @@ lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.cpu
 
 cuda: install
 	$(BIN)/python -m hnet_kernels.cuda build
