@@ -33,6 +33,15 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def gather_on_main(value: Any) -> list[Any]:
+    """The values of all ranks, in rank order, on rank 0; nothing elsewhere."""
+    if _is_alone():
+        return [value]
+    values: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
+
+
 def broadcast_object(value: Any) -> Any:
     """Rank 0's value on every rank."""
     if _is_alone():

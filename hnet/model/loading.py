@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from hnet.config import load_config
 from hnet.errors import CheckpointError, ConfigError
 from hnet.model.config import ModelConfig
 from hnet.model.language_model import LanguageModel
+from hnet.model.saved_tensors import SavedTensors, source_file, whole_file
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = whole_file("model")
 CONFIG = "config.yaml"
 
 
@@ -37,18 +36,15 @@ def load(
 ) -> LanguageModel:
     """A trained model in eval mode, from a checkpoint folder, or the latest checkpoint of a run folder.
 
+    Sharded checkpoints are read as they are, tensor by tensor.
     Raises CheckpointError that names the file when something is missing, damaged or does not fit.
     """
     folder = checkpoint_folder(Path(path))
     config = saved_model_config(folder)
     model = LanguageModel(config, device="meta")
-    try:
-        weights = load_file(folder / WEIGHTS, device=str(device or "cpu"))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} cannot be read ({error}); the file is damaged: use another checkpoint of the run"
-        ) from error
-    _check_names(model, weights, folder / WEIGHTS)
+    saved = SavedTensors(folder)
+    _check_names(model, saved)
+    weights = {name: saved.tensor(name).to(device or "cpu") for name in saved}
     model.load_state_dict(weights, assign=True, strict=False)
     if config.tie_embeddings:
         model.head.weight = model.embedding.weight
@@ -61,7 +57,7 @@ def checkpoint_folder(path: Path) -> Path:
     """The folder that holds the weights: `path` itself, or what `latest` names in it or in its `checkpoints`."""
     if not path.exists():
         raise CheckpointError(f"no such checkpoint or run folder: {path}")
-    if (path / WEIGHTS).exists():
+    if source_file(path).exists():
         return path
     for pointer in (path / "latest", path / "checkpoints" / "latest"):
         if pointer.is_dir():
@@ -91,9 +87,9 @@ def saved_model_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{file} holds no usable model: {error}") from error
 
 
-def _check_names(model: LanguageModel, weights: Mapping[str, torch.Tensor], file: Path) -> None:
-    expected = dict(model.named_parameters())
-    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+def _check_names(model: LanguageModel, saved: SavedTensors) -> None:
+    expected, file = dict(model.named_parameters()), saved.source
+    missing, extra = sorted(expected.keys() - saved.shapes.keys()), sorted(saved.shapes.keys() - expected.keys())
     if model.config.tie_embeddings:
         extra = [name for name in extra if name != "head.weight"]
     if missing or extra:
@@ -102,7 +98,7 @@ def _check_names(model: LanguageModel, weights: Mapping[str, torch.Tensor], file
             f"{len(extra)} unknown {extra[:3]}"
         )
     for name, parameter in expected.items():
-        if weights[name].shape != parameter.shape:
+        if saved.shapes[name] != parameter.shape:
             raise CheckpointError(
-                f"{file}: {name} has shape {tuple(weights[name].shape)}, {CONFIG} asks for {tuple(parameter.shape)}"
+                f"{file}: {name} has shape {saved.shapes[name]}, {CONFIG} asks for {tuple(parameter.shape)}"
             )

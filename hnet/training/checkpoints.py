@@ -1,63 +1,67 @@
-"""What a checkpoint holds, and how a run continues from one. One format for every engine and number of ranks.
+"""What a checkpoint holds, and how a run continues from one: on any engine, ZeRO stage and number of ranks.
 
     config.yaml             the resolved run
     model.safetensors       fp32 weights by parameter name; `hnet.load` reads these two
     optimizer.safetensors   AdamW's moments, `exp_avg/NAME` and `exp_avg_sq/NAME`
-    random.safetensors      torch's generators of every rank
+    random.safetensors      torch's generators of every rank, `rankR/cpu` and `rankR/cuda`
     state.json              counters and the position in the data
     manifest.json           size and checksum of each of these, written last
 
-Nothing is pickled, so nothing can be run by loading.
+One process writes whole tensors. N ranks write what they hold, each its own two files, and rank 0 an index of them:
+
+    model-RRRRR-of-NNNNN.safetensors, optimizer-RRRRR-of-NNNNN.safetensors
+                            pieces of flattened tensors under the same names; several pieces of one tensor are joined
+    index.json              {"version": 1, "shapes": {NAME: shape}, "files": {FILE: {TENSOR: [[start, stop], ...]}}}
+
+The pieces are those of the engine that wrote them, without padding, and each rank of the run that reads takes the
+ranges it needs from the mapped files. So there is one format: none of DeepSpeed's own, and nothing to convert between
+numbers of ranks. Nothing is pickled, so nothing can be run by loading. `checkpoint_writer.py` writes,
+`hnet.model.saved_tensors` reads, `checkpoint_folder.py` keeps the folder whole through crashes.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
-from hnet.config import load_config, save_config
+from hnet.config import load_config
 from hnet.data.stream import TrainStream
-from hnet.distributed.collectives import barrier, gather_objects
+from hnet.distributed.collectives import broadcast_object, gather_objects
 from hnet.errors import CheckpointError, ConfigError
-from hnet.model.loading import CONFIG, WEIGHTS
+from hnet.model.loading import CONFIG
+from hnet.model.saved_tensors import SavedTensors
 from hnet.training.checkpoint_folder import CheckpointFolder
+from hnet.training.checkpoint_writer import RANDOM, STATE
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine
+from hnet.training.fragments import WEIGHT
 from hnet.training.state import TrainState
 
-MOMENTS = "optimizer.safetensors"
-RANDOM = "random.safetensors"
-STATE = "state.json"
 
+def checkpoint_to_resume(folder: CheckpointFolder, engine: Engine) -> Path | None:
+    """The latest checkpoint, verified; None if there is none. Rank 0 looks and tidies up; all ranks share the reading.
 
-def save_checkpoint(
-    folder: CheckpointFolder, config: RunConfig, engine: Engine, state: TrainState, stream: TrainStream
-) -> None:
-    """Write everything after `state.step` steps. Every rank must call; rank 0 writes."""
-    weights, moments = engine.gather_weights(), engine.gather_moments()
-    random = {
-        f"rank{rank}/{device}": generator
-        for rank, generators in enumerate(gather_objects(_random_state(engine.device)))
-        for device, generator in generators.items()
-    }
-    counters: dict[str, Any] = {**asdict(state), "data": stream.state_dict()}
-
-    def write(draft: Path) -> None:
-        save_config(config, draft / CONFIG)
-        save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
-        save_file(moments, draft / MOMENTS)
-        save_file(random, draft / RANDOM)
-        (draft / STATE).write_text(json.dumps(counters))
-
+    Raises CheckpointError, the same on every rank, if it is damaged.
+    """
     if engine.is_main:
-        folder.publish(state.step, write, keep=config.training.keep_checkpoints)
-    barrier()
+        folder.clean_up()
+    checkpoint: Path | None = broadcast_object(folder.latest() if engine.is_main else None)
+    if checkpoint is None:
+        return None
+    error = None
+    try:
+        folder.verify(checkpoint, part=engine.rank, num_parts=engine.world_size)
+    except CheckpointError as own:
+        error = own
+    first = next((error for error in gather_objects(error) if error is not None), None)
+    if first is not None:
+        raise first
+    return checkpoint
 
 
 def check_model_fits(checkpoint: Path, config: RunConfig) -> None:
@@ -79,15 +83,11 @@ def changed_settings(checkpoint: Path, config: RunConfig) -> list[str]:
     return [f"{key}: {old!r} -> {new!r}" for key, old, new in differences]
 
 
-def load_weights(checkpoint: Path, model: nn.Module) -> None:
-    """Copy the saved weights into `model`, before an engine has prepared it."""
-    weights = _load(checkpoint / WEIGHTS)
-    for name, parameter in model.named_parameters():
-        parameter.data.copy_(_entry(weights, name, checkpoint / WEIGHTS))
+def load_checkpoint(checkpoint: Path, engine: Engine, stream: TrainStream) -> TrainState:
+    """Bring a prepared engine, the data and the random generators to where the checkpoint was written.
 
-
-def load_progress(checkpoint: Path, engine: Engine, stream: TrainStream) -> TrainState:
-    """Bring a prepared engine, the data and the random generators to where the checkpoint was written."""
+    Raises CheckpointError if something is damaged or belongs to another model.
+    """
     path = checkpoint / STATE
     try:
         counters = json.loads(path.read_text())
@@ -95,7 +95,14 @@ def load_progress(checkpoint: Path, engine: Engine, stream: TrainStream) -> Trai
         state = TrainState(**counters)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); use another checkpoint of the run") from error
-    engine.load_moments(_load(checkpoint / MOMENTS), state.num_updates)
+    weights, moments = SavedTensors(checkpoint, "model"), SavedTensors(checkpoint, "optimizer")
+
+    def read(tensor: str, start: int, stop: int) -> Tensor:
+        name = tensor.removeprefix(f"{WEIGHT}/")
+        return (moments if name == tensor else weights).read(name, start, stop)
+
+    _check_shapes(weights, engine.shapes())
+    engine.load(read, state.num_updates)
     stream.load_state_dict(position)
     _restore_random(_load(checkpoint / RANDOM), engine)
     return state
@@ -118,11 +125,15 @@ def differing_keys(old: Any, new: Any, prefix: str) -> list[tuple[str, Any, Any]
     return [] if old == new else [(prefix, old, new)]
 
 
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
+def _check_shapes(weights: SavedTensors, shapes: Mapping[str, torch.Size]) -> None:
+    """On every rank alike, before any rank reads a part of them."""
+    for name, shape in shapes.items():
+        if weights.shapes.get(name) != shape:
+            found = weights.shapes.get(name, "not there")
+            raise CheckpointError(
+                f"{weights.source} belongs to another model: {name} is {found}, the run's is {tuple(shape)}; "
+                "choose another output_dir for a new run"
+            )
 
 
 def _restore_random(states: Mapping[str, Tensor], engine: Engine) -> None:
@@ -138,9 +149,3 @@ def _load(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint of the run") from error
-
-
-def _entry(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
-    if name not in tensors:
-        raise CheckpointError(f"{path} has no tensor {name!r}: it belongs to another model")
-    return tensors[name]

@@ -69,6 +69,8 @@ class TrainingConfig(Config):
     checkpoint_every: PositiveInt | None = None
     """Steps between checkpoints; None: only at the end."""
     keep_checkpoints: PositiveInt = 3
+    async_checkpoints: bool = False
+    """Write checkpoints while training goes on, from a copy in host memory: 12 bytes per parameter held by a rank."""
     max_nonfinite_steps: PositiveInt = 10
     """Steps in a row that may be skipped for a non-finite loss or gradient before the run stops."""
     peak_flops: Literal["measured"] | Annotated[float, Field(gt=0)] | str = "measured"

@@ -7,7 +7,7 @@ every method that the loop calls must be called by every rank.
 import contextlib
 import datetime
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,8 +20,8 @@ from hnet.data.batch import Batch
 from hnet.distributed import environment
 from hnet.distributed.collectives import barrier, shut_down
 from hnet.training.config import RunConfig
-from hnet.training.fragments import MOMENTS, Fragment, Read, deal, load_whole, whole_fragments
-from hnet.training.optimizer import Optimizer, new_adam_state
+from hnet.training.fragments import Fragment, Read, deal, load_whole, whole_fragments
+from hnet.training.optimizer import Optimizer
 from hnet.training.training_module import DeviceBatch, ForwardSums, TrainingModule
 
 
@@ -106,18 +106,6 @@ class Engine(ABC):
         """After `prepare`: set weights, master weights and AdamW's state as after `num_updates` updates, reading only
         what this rank holds. Called by every rank; what was saved may come from any engine and number of ranks."""
 
-    @abstractmethod
-    def gather_weights(self) -> dict[str, Tensor]:
-        """Full fp32 parameters by name, on rank 0; empty elsewhere."""
-
-    @abstractmethod
-    def gather_moments(self) -> dict[str, Tensor]:
-        """AdamW's full moments as `exp_avg/NAME` and `exp_avg_sq/NAME`, on rank 0; empty elsewhere."""
-
-    @abstractmethod
-    def load_moments(self, moments: Mapping[str, Tensor], num_updates: int) -> None:
-        """Set AdamW to the state after `num_updates` updates from what `gather_moments` gave, on every rank."""
-
     def to_device(self, batch: Batch) -> DeviceBatch:
         """The tensors of a micro-batch where the model is."""
         tensors = (batch.input_ids, batch.labels, batch.cu_seqlens)
@@ -184,31 +172,6 @@ class PlainEngine(Engine):
 
     def load(self, read: Read, num_updates: int) -> None:
         load_whole(self.model, self.optimizer.torch_optimizer, read, num_updates)
-
-    def gather_weights(self) -> dict[str, Tensor]:
-        if not self.is_main:
-            return {}
-        return {name: parameter.detach().cpu() for name, parameter in self.model.named_parameters()}
-
-    def gather_moments(self) -> dict[str, Tensor]:
-        if not self.is_main:
-            return {}
-        states = self.optimizer.torch_optimizer.state
-        return {
-            f"{moment}/{name}": states[parameter][moment].cpu()
-            for name, parameter in self.model.named_parameters()
-            if parameter in states
-            for moment in MOMENTS
-        }
-
-    def load_moments(self, moments: Mapping[str, Tensor], num_updates: int) -> None:
-        if num_updates == 0:
-            return
-        for name, parameter in self.model.named_parameters():
-            state = new_adam_state(parameter, num_updates)
-            for moment in MOMENTS:
-                state[moment].copy_(moments[f"{moment}/{name}"])
-            self.optimizer.torch_optimizer.state[parameter] = state
 
 
 def group_settings(config: RunConfig) -> InitProcessGroupKwargs:

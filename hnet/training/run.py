@@ -14,15 +14,15 @@ from hnet.config import save_config
 from hnet.data import shard
 from hnet.data.stream import TrainStream, build_stream
 from hnet.data.tokenizer import check_vocab_size, load_tokenizer
-from hnet.distributed.collectives import broadcast_object
 from hnet.distributed.watchdog import Watchdog
-from hnet.errors import CheckpointError, ConfigError
+from hnet.errors import ConfigError
 from hnet.model.language_model import LanguageModel
 from hnet.model.loading import CONFIG
 from hnet.model.stack import Block
 from hnet.training import checkpoints
 from hnet.training.callbacks.base import Callback, Row
 from hnet.training.checkpoint_folder import CheckpointFolder
+from hnet.training.checkpoint_writer import CheckpointWriter
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, open_engine
 from hnet.training.mixed_precision import compute_in_bf16
@@ -44,6 +44,7 @@ class Run:
     stream: TrainStream
     train_step: TrainStep
     checkpoints: CheckpointFolder
+    writer: CheckpointWriter
     state: TrainState
     stop: StopSignal
     watchdog: Watchdog
@@ -77,9 +78,9 @@ class Run:
             callback.on_row(self, row)
 
     def save(self) -> None:
-        """Write a checkpoint of the current state; every rank must call."""
+        """Write a checkpoint of the current state, or begin to in the background; every rank must call."""
         self.watchdog.entered("checkpoint")
-        checkpoints.save_checkpoint(self.checkpoints, self.config, self.engine, self.state, self.stream)
+        self.writer.save(self.state, self.stream)
 
 
 @contextlib.contextmanager
@@ -95,18 +96,19 @@ def open_run(config: RunConfig) -> Iterator[Run]:
     with contextlib.ExitStack() as stack:
         limit = 60 * config.engine.watchdog_minutes
         watchdog = stack.enter_context(Watchdog(engine.rank, engine.world_size, limit))
-        checkpoint = _checkpoint_to_resume(folder, engine)
+        checkpoint = checkpoints.checkpoint_to_resume(folder, engine)
         if checkpoint is not None:
             checkpoints.check_model_fits(checkpoint, config)
         stream = stack.enter_context(open_stream(config, engine))
-        _prepare(config, engine, checkpoint)
-        state = TrainState() if checkpoint is None else checkpoints.load_progress(checkpoint, engine, stream)
+        _prepare(config, engine)
+        state = TrainState() if checkpoint is None else checkpoints.load_checkpoint(checkpoint, engine, stream)
         if engine.is_main:
             _announce(config, engine, checkpoint)
         watchdog.observe(engine.model)
         stop = stack.enter_context(StopSignal())
+        writer = CheckpointWriter(folder, config, engine)
         train_step = TrainStep(config, engine, watchdog.entered)
-        yield Run(config, engine, stream, train_step, folder, state, stop, watchdog)
+        yield Run(config, engine, stream, train_step, folder, writer, state, stop, watchdog)
     # Not reached after an error: ranks that have failed apart cannot meet to say goodbye.
     engine.close()
 
@@ -152,28 +154,11 @@ def build_model(config: RunConfig) -> LanguageModel:
     return model
 
 
-def _prepare(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None:
+def _prepare(config: RunConfig, engine: Engine) -> None:
     model = build_model(config)
-    if checkpoint is not None:
-        checkpoints.load_weights(checkpoint, model)
     model.to(engine.device)
     optimizer = build_optimizer(model, config.optimizer)
     engine.prepare(TrainingModule(model), optimizer)
-
-
-def _checkpoint_to_resume(folder: CheckpointFolder, engine: Engine) -> Path | None:
-    """Rank 0 looks and tidies up; all ranks get its answer, or its error."""
-    answer: Path | CheckpointError | None = None
-    if engine.is_main:
-        folder.clean_up()
-        try:
-            answer = folder.latest()
-        except CheckpointError as error:
-            answer = error
-    answer = broadcast_object(answer)
-    if isinstance(answer, CheckpointError):
-        raise answer
-    return answer
 
 
 def _announce(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None:

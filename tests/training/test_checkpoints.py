@@ -10,7 +10,7 @@ import torch
 
 import hnet
 from hnet.errors import CheckpointError, ConfigError, DataError
-from hnet.training.checkpoint_folder import CheckpointFolder
+from hnet.training.checkpoint_folder import CheckpointFolder, Sealed, seal
 from hnet.training.config import RunConfig
 from hnet.training.loop import train
 from hnet.training.run import open_run
@@ -125,16 +125,19 @@ def test_a_checkpoint_of_a_newer_format_is_not_guessed_at(make_config: Make, run
 
 def test_a_failed_write_leaves_the_last_good_one(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
-    folder.publish(1, lambda draft: (draft / "data").write_text("one"), keep=1)
 
-    def fail(draft: Path) -> None:
-        (draft / "data").write_text("tw")
-        raise OSError("disk full")
+    def write(step: int, text: str) -> dict[str, Sealed]:
+        folder.open_draft(step)
+        (folder.draft(step) / "data").write_text(text)
+        return {"data": seal(folder.draft(step) / "data")}
 
-    with pytest.raises(OSError, match="disk full"):
-        folder.publish(2, fail, keep=1)
+    folder.publish(1, write(1, "one"), keep=1)
+    unfinished = write(2, "tw")
+    (folder.draft(2) / "data").write_text("t")
+    with pytest.raises(OSError, match="has 1 bytes here, its writer saw 2"):
+        folder.publish(2, unfinished, keep=1)
     latest = folder.latest()
     assert latest is not None
     assert (latest / "data").read_text() == "one"
-    folder.publish(2, lambda draft: (draft / "data").write_text("two"), keep=1)
+    folder.publish(2, write(2, "two"), keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000002"]

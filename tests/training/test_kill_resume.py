@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hnet.testing.processes import process_context
-from hnet.training import checkpoints
+from hnet.training import checkpoint_writer
 from hnet.training.checkpoint_folder import CheckpointFolder
 from hnet.training.config import RunConfig
 from hnet.training.loop import train
@@ -29,13 +29,13 @@ SETTINGS = (
 
 def train_with_slow_writes(config: RunConfig) -> None:
     """`train`, but every file of a checkpoint takes a moment."""
-    fast = checkpoints.save_file
+    fast = checkpoint_writer.save_file
 
     def slow(*args: Any, **kwargs: Any) -> None:
         fast(*args, **kwargs)
         time.sleep(0.2)
 
-    checkpoints.save_file = slow
+    checkpoint_writer.save_file = slow
     train(config)
 
 
@@ -65,6 +65,13 @@ def logged_steps(output_dir: Path) -> int:
 
 def is_writing(output_dir: Path) -> bool:
     return any((output_dir / "checkpoints").glob(".writing-*/*"))
+
+
+def check_latest(output_dir: Path) -> None:
+    """Whatever happened, `latest` is whole."""
+    folder = CheckpointFolder(output_dir / "checkpoints")
+    if (latest := folder.latest()) is not None:
+        folder.verify(latest)
 
 
 def same_end(one: Path, other: Path, read_rows: Read) -> None:
@@ -97,7 +104,7 @@ def test_killed_at_ten_random_moments(make_config: Make, read_rows: Read, tmp_pa
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        CheckpointFolder(output_dir / "checkpoints").latest()
+        check_latest(output_dir)
     finish(killed)
     reference.join(120)
     same_end(Path(undisturbed.output_dir), output_dir, read_rows)

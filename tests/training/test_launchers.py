@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import hnet
 from hnet.config import save_config
 from hnet.training.config import RunConfig
 from hnet.training.loop import train
@@ -66,4 +67,7 @@ def test_ranks_give_the_loss_curve_of_one_process(
         assert other["bytes_seen"] == one["bytes_seen"]
         assert other["boundary"][0]["bytes_per_chunk"] == one["boundary"][0]["bytes_per_chunk"]
     assert launched[-1]["validation_bits_per_byte"] == pytest.approx(alone[-1]["validation_bits_per_byte"], rel=1e-5)
-    assert (output_dir / "checkpoints" / "latest" / "model.safetensors").exists()
+    whole, sharded = hnet.load(tmp_path / "run"), hnet.load(output_dir)
+    assert {name: p.shape for name, p in sharded.named_parameters()} == {
+        name: p.shape for name, p in whole.named_parameters()
+    }
