@@ -111,7 +111,8 @@ class _Launch:
         text = manifest(options, self.cluster, run_text, self.config.output_dir, self.environment)
         path = arguments.manifest or Path(f"{name}.yaml")
         if arguments.dry_run:
-            print(Command(("kubectl", "apply", "-f", str(path)), files={path: text}).describe(), end="")
+            argv = ("kubectl", "apply", "-f", str(path)) if arguments.apply else ()
+            print(Command(argv, files={path: text}).describe(), end="")
             return
         if self.environment.secrets and not arguments.secret:
             hidden = ", ".join(self.environment.secrets)

@@ -80,7 +80,8 @@ class Command:
         variables = [f"{name}={shlex.quote(value)}" for name, value in self.environment.variables.items()]
         variables += [f"{name}={HIDDEN}" for name in self.environment.secrets]
         parts += ["# environment\n" + "\n".join(variables) + "\n"] if variables else []
-        return "\n".join([*parts, f"# command\n{shlex.join(self.argv)}\n"])
+        parts += [f"# command\n{shlex.join(self.argv)}\n"] if self.argv else []
+        return "\n".join(parts)
 
 
 class Backend(Protocol):
