@@ -22,3 +22,5 @@ class Batch:
     """Labels that are not `IGNORE`."""
     target_bytes: int
     """Bytes of text that the labels stand for: BOS and EOS stand for none. Bits per byte divide by this."""
+    windows: Tensor
+    """(W, 2) int64: sequences of every window, and bytes of text that its labels stand for."""

@@ -1,6 +1,7 @@
 """Windows into a `Batch`: the only place that copies text."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ def collate(windows: Iterable[Window]) -> Batch:
     The label of a unit is the next unit of its document; also at a cut, where that unit opens the next window. The last
     unit of a document predicts nothing.
     """
+    windows = list(windows)
     pieces = [piece for window in windows for piece in window]
     cu_seqlens = np.zeros(len(pieces) + 1, dtype=np.int32)
     np.cumsum([piece.stop - piece.start for piece in pieces], out=cu_seqlens[1:])
     input_ids = np.empty(int(cu_seqlens[-1]), dtype=np.int64)
     labels = np.empty_like(input_ids)
-    num_targets = target_bytes = 0
+    num_targets, target_bytes = 0, []
     for piece, begin, end in zip(pieces, cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
         piece.units.fill(input_ids[begin:end], piece.start, piece.stop)
         labels[begin : end - 1] = input_ids[begin + 1 : end]
@@ -30,9 +32,16 @@ def collate(windows: Iterable[Window]) -> Batch:
         else:
             labels[end - 1] = IGNORE
         num_targets += last_target - piece.start
-        target_bytes += piece.units.text_bytes(piece.start + 1, last_target + 1)
+        target_bytes.append(piece.units.text_bytes(piece.start + 1, last_target + 1))
+    of_pieces = iter(target_bytes)
+    of_windows = [[len(window), sum(islice(of_pieces, len(window)))] for window in windows]
     return Batch(
-        torch.from_numpy(input_ids), torch.from_numpy(labels), torch.from_numpy(cu_seqlens), num_targets, target_bytes
+        torch.from_numpy(input_ids),
+        torch.from_numpy(labels),
+        torch.from_numpy(cu_seqlens),
+        num_targets,
+        sum(target_bytes),
+        torch.tensor(of_windows, dtype=torch.int64),
     )
 
 
@@ -44,6 +53,7 @@ def empty_batch(unit: int) -> Batch:
         torch.tensor([0, 1], dtype=torch.int32),
         num_targets=0,
         target_bytes=0,
+        windows=torch.zeros(0, 2, dtype=torch.int64),
     )
 
 

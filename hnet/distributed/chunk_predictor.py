@@ -46,10 +46,20 @@ class ChunkPredictor:
 
     def update(self, histograms: NDArray[np.float64], units: NDArray[np.number]) -> None:
         """Learn from the windows of one step: (W, 256) byte counts and the (W, num_stages) units that were made."""
+        self.learn(*self.statistics(histograms, units))
+
+    def statistics(
+        self, histograms: NDArray[np.float64], units: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What `learn` needs of some windows of a step, arguments as in `update`: add it up over all of them."""
         shares = _shares(histograms)
         rates = np.asarray(units, dtype=np.float64) / np.maximum(histograms.sum(axis=1, keepdims=True), 1.0)
-        self._moments = _MEMORY * self._moments + shares.T @ shares
-        self._targets = _MEMORY * self._targets + shares.T @ rates
+        return shares.T @ shares, shares.T @ rates
+
+    def learn(self, moments: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
+        """Take up the statistics of one step."""
+        self._moments = _MEMORY * self._moments + moments
+        self._targets = _MEMORY * self._targets + targets
         self._weights = None
 
     def _solve(self) -> NDArray[np.float64]:

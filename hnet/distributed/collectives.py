@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -40,6 +41,24 @@ def gather_on_main(value: Any) -> list[Any]:
     values: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(value, values)
     return values or []
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """(n, ...) of every rank, of the same shape everywhere -> (world_size, n, ...) in rank order."""
+    if _is_alone():
+        return tensor[None]
+    gathered = list(tensor.new_empty(dist.get_world_size(), *tensor.shape))
+    dist.all_gather(gathered, tensor.contiguous())
+    return torch.stack(gathered)
+
+
+def all_to_all(tensor: Tensor, send_sizes: list[int], receive_sizes: list[int]) -> Tensor:
+    """Send each rank its piece of `tensor` (sum of send_sizes,), in rank order; returns what came, in rank order."""
+    if _is_alone():
+        return tensor
+    received = tensor.new_empty(sum(receive_sizes))
+    dist.all_to_all_single(received, tensor, receive_sizes, send_sizes)
+    return received
 
 
 def broadcast_object(value: Any) -> Any:

@@ -80,6 +80,8 @@ class TrainingConfig(Config):
 class EngineConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] | None = None
     """DeepSpeed ZeRO stage. None: DeepSpeed at stage 1 when started by `deepspeed`, else plain data parallel."""
+    balance: Literal["off", "windows"] = "off"
+    """`windows`: deal the windows of each step out by what they are likely to cost, so that ranks do equal work."""
     watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
     """A rank that makes no progress for longer than this is an error."""
 

@@ -14,6 +14,8 @@ from hnet.config import save_config
 from hnet.data import shard
 from hnet.data.stream import TrainStream, build_stream
 from hnet.data.tokenizer import check_vocab_size, load_tokenizer
+from hnet.distributed.assignment import Sync
+from hnet.distributed.balance import WindowBalance
 from hnet.distributed.watchdog import Watchdog
 from hnet.errors import ConfigError
 from hnet.model.language_model import LanguageModel
@@ -107,7 +109,7 @@ def open_run(config: RunConfig) -> Iterator[Run]:
         watchdog.observe(engine.model)
         stop = stack.enter_context(StopSignal())
         writer = CheckpointWriter(folder, config, engine)
-        train_step = TrainStep(config, engine, watchdog.entered)
+        train_step = TrainStep(config, engine, watchdog.entered, build_balance(config, engine))
         yield Run(config, engine, stream, train_step, folder, writer, state, stop, watchdog)
     # Not reached after an error: ranks that have failed apart cannot meet to say goodbye.
     engine.close()
@@ -124,6 +126,25 @@ def open_stream(config: RunConfig, engine: Engine) -> TrainStream:
         windows_per_step=windows_per_step,
         micro_batch_windows=micro_batch_windows,
     )
+
+
+def build_balance(config: RunConfig, engine: Engine) -> WindowBalance | None:
+    """What `engine.balance` asks for; nothing where there is one process.
+
+    Raises ConfigError if the windows of a step do not divide over the ranks.
+    """
+    if config.engine.balance == "off" or engine.world_size == 1:
+        return None
+    per_step, _ = batch_windows(config, engine.world_size)
+    shares = engine.world_size * num_micro_batches(config, engine.world_size)
+    if per_step % shares:
+        raise ConfigError(
+            f"engine.balance: {config.engine.balance} deals out equally many windows, and the {per_step} of "
+            f"training.global_batch_bytes do not divide over {shares} micro-batches; make it a multiple of "
+            f"{shares * config.data.sequence_length}"
+        )
+    sync: Sync = "micro_batch" if config.engine.zero_stage == 3 else "step"
+    return WindowBalance(config.model, rank=engine.rank, world_size=engine.world_size, sync=sync, device=engine.device)
 
 
 def batch_windows(config: RunConfig, world_size: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hnet.data.batch import Batch
+from hnet.distributed.balance import WindowBalance
 from hnet.distributed.collectives import max_over_ranks, sum_over_ranks
 from hnet.model.losses import ratio_loss
 from hnet.training.config import RunConfig
@@ -80,9 +81,15 @@ class StepResult:
 class TrainStep:
     """Callable that runs one optimizer step on this rank's micro-batches; every rank must call it."""
 
-    def __init__(self, config: RunConfig, engine: Engine, entered: Callable[[str], None] = lambda where: None) -> None:
-        """`entered` is told what the step does next."""
-        self._engine, self._entered = engine, entered
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        entered: Callable[[str], None] = lambda where: None,
+        balance: WindowBalance | None = None,
+    ) -> None:
+        """`entered` is told what the step does next; `balance` deals its windows out anew."""
+        self._engine, self._entered, self._balance = engine, entered, balance
         self._config = config
         chunking = config.model.stages[:-1]
         self._ratios = [stage.boundary.ratio for stage in chunking]
@@ -95,6 +102,8 @@ class TrainStep:
         engine, training = self._engine, self._config.training
         factor = learning_rate_factor(self._config.schedule, step, training.steps)
         engine.set_learning_rates(factor)
+        if self._balance is not None:
+            batches = self._balance.deal(batches)
         on_device = [engine.to_device(batch) for batch in batches]
         target_bytes, num_micro_batches = self._global_counts(batches)
         several = len(batches) > 1
@@ -102,7 +111,7 @@ class TrainStep:
 
         totals = torch.zeros(_NUM_SCALARS + 6 * len(self._ratios), dtype=torch.float64, device=engine.device)
         totals[1:_NUM_SCALARS] = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
-        own_units = totals.new_zeros(len(self._ratios) + 1)
+        units = []
         for index, (source, batch) in enumerate(zip(batches, on_device, strict=True)):
             is_last = index == len(on_device) - 1
             with engine.accumulate(is_last):
@@ -115,14 +124,16 @@ class TrainStep:
                 self._entered("backward")
                 engine.backward(_poisoned_if_nonfinite(loss), is_last)
             totals += _totals(sums, ratio, 1.0 / len(batches) if global_sums is not None else 1.0)
-            own_units += _units_per_stage(sums, batch)
+            units.append(_units_per_stage(sums, batch))
         self._entered("sums over ranks")
         sum_over_ranks(totals)
-        most_units = max_over_ranks(own_units)
+        most_units = max_over_ranks(torch.stack(units).sum(0))
         if global_sums is not None:
             totals[-len(self._ratios) :] /= engine.world_size
         self._entered("optimizer")
         grad_norm, applied = engine.update(self._config.optimizer.gradient_clip)
+        if self._balance is not None:
+            self._balance.learn(batches, torch.stack(units))
         result = self._result(step, totals.tolist(), target_bytes, grad_norm, applied, factor)
         return replace(result, imbalance=self._imbalance(most_units.tolist(), result))
 
