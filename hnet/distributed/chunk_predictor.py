@@ -49,7 +49,7 @@ class ChunkPredictor:
         self.learn(*self.statistics(histograms, units))
 
     def statistics(
-        self, histograms: NDArray[np.float64], units: NDArray[np.float64]
+        self, histograms: NDArray[np.float64], units: NDArray[np.number]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What `learn` needs of some windows of a step, arguments as in `update`: add it up over all of them."""
         shares = _shares(histograms)
