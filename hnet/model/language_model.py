@@ -13,6 +13,7 @@ from hnet.model.config import ModelConfig, StageConfig
 from hnet.model.initialization import initialize
 from hnet.model.losses import IGNORE, cross_entropy_sum, ratio_loss
 from hnet.model.packed import Packed, next_in_document, pack_padded
+from hnet.model.sharding import Shard
 from hnet.model.stack import Stack
 from hnet.model.stage import Stage, StageOutput
 
@@ -81,10 +82,13 @@ class LanguageModel(nn.Module):
         cu_seqlens: Tensor | None = None,
         attention_mask: Tensor | None = None,
         max_seqlen: int | None = None,
+        shard: Shard | None = None,
     ) -> ModelOutput:
         """Packed: ids (T,) int64 and cu_seqlens (B + 1,) int32. Padded: ids (B, L) and a 0/1 mask (B, L).
 
         `max_seqlen`, units of the longest document or more, spares a GPU the question.
+        With a `shard` the ids are its piece of a pack and `cu_seqlens` its fragments of documents, and so is what
+        comes back; every process that holds a piece must call.
         Padded input is packed first, so padding changes nothing; its logits are zero at padding.
         Raises ValueError for ids of another shape, or cu_seqlens that do not cover them.
         """
@@ -95,7 +99,7 @@ class LanguageModel(nn.Module):
             logits = logits.index_copy(0, index, output.logits)
             return ModelOutput(logits.view(*input_ids.shape, -1), output.stages)
         cu_seqlens = self._checked(input_ids, cu_seqlens)
-        pack = Packed(self.embedding(input_ids), cu_seqlens, max_seqlen)
+        pack = Packed(self.embedding(input_ids), cu_seqlens, max_seqlen, shard)
         hidden, stages = self.stage(pack, input_ids.shape[0])
         return ModelOutput(self.head(hidden), stages)
 

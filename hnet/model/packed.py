@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hnet.model.sharding import Deal, Shard
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
@@ -12,19 +14,27 @@ class Packed:
 
     `values` is (T, D); `cu_seqlens` is (B + 1,) int32, from 0 to T, strictly increasing. No document has more than
     `max_seqlen` units, if that is known to the host; stages inside have no more, so they need not ask the device.
+
+    With a `shard` these are one process's piece of a longer pack: the first document may have begun on another process
+    and the last may go on there.
     """
 
     values: Tensor
     cu_seqlens: Tensor
     max_seqlen: int | None = None
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkMap:
-    """Which of M chunks T units belong to: `index` (T,) int64, and where each begins: `offsets` (M + 1,) int32."""
+    """Which of M chunks T units belong to: `index` (T,) int64, and where each begins: `offsets` (M + 1,) int32.
+
+    With a `deal`, the M chunks are those that this process's units need, and others may work on them.
+    """
 
     index: Tensor
     offsets: Tensor
+    deal: Deal | None = None
 
 
 def positions(cu_seqlens: Tensor, total: int) -> Tensor:

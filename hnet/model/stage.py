@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hnet.model.boundaries import BOUNDARIES, Boundaries
 from hnet.model.cache import StageCache, StateCache
 from hnet.model.config import StageConfig
-from hnet.model.packed import Packed
+from hnet.model.packed import ChunkMap, Packed
 from hnet.model.pools import POOLS
 from hnet.model.residual import Residual
 from hnet.model.stack import Stack
@@ -41,7 +41,7 @@ class StageOutput:
     @property
     def bytes_per_chunk(self) -> float:
         """Outermost units per chunk of this stage."""
-        return self.num_bytes / self.num_chunks
+        return self.num_bytes / self.num_chunks if self.num_chunks else float("inf")
 
 
 class Stage(nn.Module):
@@ -82,7 +82,7 @@ class Stage(nn.Module):
             values = self.main(replace(x, values=values), cache.main if cache else None)
             return values[:, :outer_width], []
         encoded = self.encoder(replace(x, values=values), cache.encoder if cache else None)
-        boundaries = self.router(encoded, x.cu_seqlens, cache.boundary if cache else None)
+        boundaries = self.router(encoded, x.cu_seqlens, cache.boundary if cache else None, x.shard)
         chunks, chunk_map, residual = self.pool(replace(x, values=encoded), boundaries, self.residual)
         inner, outputs = self.inner(chunks, num_bytes, cache.inner if cache else None)
         restored = self.unpool(
@@ -94,7 +94,7 @@ class Stage(nn.Module):
             cache.unpool if cache else None,
         )
         decoded = self.decoder(replace(x, values=restored), cache.decoder if cache else None)
-        output = StageOutput(boundaries, x.cu_seqlens, chunks.values.shape[0], num_bytes)
+        output = _output(x, boundaries, chunk_map, num_bytes)
         return decoded[:, :outer_width], [output, *outputs]
 
     def step(self, x: Tensor, cache: StageCache, rows: Tensor) -> tuple[Tensor, list[tuple[Tensor, Boundaries]]]:
@@ -133,3 +133,12 @@ class Stage(nn.Module):
             return values
         pad = self.width_pad.to(values.dtype).expand(values.shape[0], -1)
         return torch.cat([values, pad], -1)
+
+
+def _output(x: Packed, boundaries: Boundaries, chunk_map: ChunkMap, num_bytes: int) -> StageOutput:
+    """What a process reports: of its own units, so that sums over processes are those of the whole pack."""
+    if chunk_map.deal is None:
+        return StageOutput(boundaries, x.cu_seqlens, chunk_map.offsets.shape[0] - 1, num_bytes)
+    if x.shard is not None and x.shard.is_padding:
+        return StageOutput(boundaries.none(), x.cu_seqlens[:1], 0, num_bytes)
+    return StageOutput(boundaries, x.cu_seqlens, chunk_map.deal.num_made, num_bytes)

@@ -14,7 +14,7 @@ from hnet_kernels.rotary.op import rotate
 from hnet_kernels.route.op import Routing, route
 from hnet_kernels.segment_attention.op import pool_attention, unpool_attention
 from hnet_kernels.segment_reduce.op import segment_reduce
-from hnet_kernels.ssd_scan.op import ssd_scan
+from hnet_kernels.ssd_scan.op import ssd_final_states, ssd_scan
 from hnet_kernels.swiglu.op import swiglu
 from hnet_kernels.upsample.op import upsample
 from hnet_kernels.varlen_attention.op import varlen_attention
@@ -38,6 +38,7 @@ __all__ = [
     "rotate",
     "route",
     "segment_reduce",
+    "ssd_final_states",
     "ssd_scan",
     "swiglu",
     "unpool_attention",

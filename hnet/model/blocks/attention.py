@@ -8,6 +8,7 @@ from hnet.model.blocks.context import PackContext
 from hnet.model.blocks.rotary import rotary_tables
 from hnet.model.cache import AttentionCache
 from hnet.model.config import AttentionConfig
+from hnet.model.sharding import Shard
 from hnet_kernels import varlen_attention
 from hnet_kernels.rotary.op import rotate
 
@@ -28,7 +29,12 @@ class Attention(nn.Module):
         q, k, v = self._project(x, tables)
         if cache is not None:
             cache.write(k, v, context.sequence_index, context.positions)
-        out = varlen_attention(q, k, v, context.cu_seqlens, window=self.config.window, max_seqlen=context.max_seqlen)
+        if context.shard is not None:
+            out = self._over_peers(q, k, v, context.shard)
+        else:
+            out = varlen_attention(
+                q, k, v, context.cu_seqlens, window=self.config.window, max_seqlen=context.max_seqlen
+            )
         return self.out_proj(out.flatten(1))
 
     def step(self, x: Tensor, cache: AttentionCache, rows: Tensor) -> Tensor:
@@ -45,6 +51,19 @@ class Attention(nn.Module):
 
     def new_cache(self, num_rows: int) -> AttentionCache:
         return AttentionCache(num_rows, self.config.window)
+
+    def _over_peers(self, q: Tensor, k: Tensor, v: Tensor, shard: Shard) -> Tensor:
+        """Every process takes some of the heads and sees whole documents with them."""
+        q, k, v = shard.to_heads(torch.stack([q, k, v], 1)).unbind(1)
+        cu_seqlens = shard.documents.to(q.device, torch.int32)
+        # More processes than heads: some have none, and only hand on.
+        has_heads = q.shape[1] > 0
+        out = (
+            varlen_attention(q, k, v, cu_seqlens, window=self.config.window, max_seqlen=shard.max_seqlen)
+            if has_heads
+            else v
+        )
+        return shard.to_units(out, self.config.num_heads)
 
     def _project(self, x: Tensor, tables: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.config.num_heads

@@ -17,12 +17,16 @@ class PackContext:
         self.total = pack.values.shape[0]
         self.max_seqlen = pack.max_seqlen
         self.dtype = pack.values.dtype
+        self.shard = pack.shard
         self._tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}
 
     @cached_property
     def positions(self) -> Tensor:
         """(T,) int64, from 0 in each document."""
-        return positions(self.cu_seqlens, self.total)
+        local = positions(self.cu_seqlens, self.total)
+        if self.shard is not None:
+            local[: self.shard.num_continued] += self.shard.num_before
+        return local
 
     @cached_property
     def sequence_index(self) -> Tensor:

@@ -9,7 +9,8 @@ from hnet.model.blocks.norm import GatedRMSNorm
 from hnet.model.cache import StateCache
 from hnet.model.config import SSMConfig
 from hnet.model.precision import at_least_float32
-from hnet_kernels import causal_conv1d, ssd_scan
+from hnet.model.sharding import Shard
+from hnet_kernels import causal_conv1d, ssd_final_states, ssd_scan
 
 
 class DepthwiseConv(nn.Module):
@@ -57,12 +58,14 @@ class Mamba2(nn.Module):
     def forward(self, x: Tensor, context: PackContext, cache: StateCache | None = None) -> Tensor:
         """(T, D) -> (T, D). A cache is filled with the convolution taps and scan state of every row."""
         z, xbc, dt = self._project(x)
-        mixed = self.conv(xbc, context.cu_seqlens)
+        mixed = self.conv(xbc, context.cu_seqlens) if context.shard is None else self._convolved(xbc, context)
         u, b, c = self._split(mixed)
         dt = F.softplus(at_least_float32(dt) + self.dt_bias)
         decay_rate = -self.A_log.exp()
         if cache is None:
             y = ssd_scan(u, dt, decay_rate, b, c, self.D, context.cu_seqlens)
+            if context.shard is not None:
+                y = continue_scan(y, u, dt, decay_rate, b, c, context.shard)
         else:
             y, states = ssd_scan(u, dt, decay_rate, b, c, self.D, context.cu_seqlens, return_final_states=True)
             rows = torch.arange(context.cu_seqlens.numel() - 1, device=x.device)
@@ -93,6 +96,11 @@ class Mamba2(nn.Module):
         z, xbc, dt = self.in_proj(x).split(sizes, -1)
         return z, xbc, dt
 
+    def _convolved(self, xbc: Tensor, context: PackContext) -> Tensor:
+        assert context.shard is not None
+        extended, cu_seqlens, halo = context.shard.with_halo(xbc, context.cu_seqlens, self.config.d_conv - 1)
+        return self.conv(extended, cu_seqlens)[halo:]
+
     def _split(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         u, b, c = mixed.split([self.inner, self.config.d_state, self.config.d_state], -1)
         return u.unflatten(-1, (self.num_heads, self.config.head_dim)), b, c
@@ -105,3 +113,18 @@ class Mamba2(nn.Module):
         index = (ends[:, None] - back).clamp(min=0)
         taps = xbc[index] * (back <= lengths[:, None])[..., None]
         return taps.transpose(1, 2)
+
+
+def continue_scan(y: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, shard: Shard) -> Tensor:
+    """`y` (T, H, P) of a scan that began at zero, plus what the state brings that enters from earlier processes.
+
+    The other arguments are those of `ssd_scan`. The scan is linear in its state, so the two parts add up.
+    """
+    begin, end = shard.last_fragment, shard.num_continued
+    whole = torch.tensor([0, x.shape[0] - begin], dtype=torch.int32, device=x.device)
+    state = ssd_final_states(x[begin:], dt[begin:], A, B[begin:], whole)[0]
+    entering = shard.carry(state, (dt[begin:].double() * A.double()).sum(0))
+    # In float64, as this is a running sum over a whole document.
+    decay = (dt[:end].double() * A.double()).cumsum(0).exp().to(state.dtype)
+    brought = (C[:end].to(state.dtype) @ entering.flatten(0, 1).t()).unflatten(1, y.shape[1:]) * decay[..., None]
+    return torch.cat([(y[:end] + brought).to(y.dtype), y[end:]])

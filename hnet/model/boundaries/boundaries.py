@@ -28,6 +28,12 @@ class Boundaries:
     num_chunks: int | None = None
     """Boundaries in `mask`, where the host knows it without asking the device."""
 
+    def none(self) -> "Boundaries":
+        """Of no unit."""
+        zero = torch.zeros_like(self.num_wanted)
+        parts = (self.prob[:0], self.mask[:0], self.confidence[:0])
+        return Boundaries(*parts, torch.zeros_like(self.prob_sum), zero, zero, self.at_least_half, 0)
+
     @classmethod
     def decided(cls, prob: Tensor, mask: Tensor) -> "Boundaries":
         """From probabilities and a mask that need not follow from them."""

@@ -9,7 +9,8 @@ from hnet.model.boundaries.capacity import within_capacity
 from hnet.model.cache import StateCache
 from hnet.model.config import RouterConfig
 from hnet.model.precision import at_least_float32
-from hnet_kernels import route
+from hnet.model.sharding import Shard, first_units
+from hnet_kernels import Routing, route
 
 
 class Router(nn.Module):
@@ -28,17 +29,20 @@ class Router(nn.Module):
         self.q_proj = nn.Linear(dim, dim, bias=False, device=device)
         self.k_proj = nn.Linear(dim, dim, bias=False, device=device)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor, cache: StateCache | None = None) -> Boundaries:
+    def forward(
+        self, x: Tensor, cu_seqlens: Tensor, cache: StateCache | None = None, shard: Shard | None = None
+    ) -> Boundaries:
         """(T, D) -> probabilities (T,) float32 and mask (T,) bool."""
-        routing = route(self.q_proj(x), self.k_proj(x), cu_seqlens)
+        query, key = self.q_proj(x), self.k_proj(x)
+        routing = route(query, key, cu_seqlens) if shard is None else _route_piece(query, key, cu_seqlens, shard)
         if self.forced_ratio is not None:
-            boundaries = Boundaries.decided(routing.prob, _forced(routing.mask, cu_seqlens, self.forced_ratio))
+            boundaries = Boundaries.decided(routing.prob, _forced(routing.mask, cu_seqlens, self.forced_ratio, shard))
         else:
             boundaries = Boundaries(*routing, torch.zeros_like(routing.num_boundaries), at_least_half=True)
         # Generation must not depend on what else is in the pack, so a cache lifts the bound.
         if self.config.max_chunk_fraction is not None and cache is None:
             fraction, fill = self.config.max_chunk_fraction, self.config.fill_chunks
-            boundaries = within_capacity(boundaries, cu_seqlens, fraction, fill=fill)
+            boundaries = within_capacity(boundaries, cu_seqlens, fraction, fill=fill, shard=shard)
         if cache is not None:
             rows = torch.arange(cu_seqlens.numel() - 1, device=x.device)
             cache.write("last", x[cu_seqlens[1:].long() - 1], rows)
@@ -53,7 +57,17 @@ class Router(nn.Module):
         return Boundaries.decided(prob, prob > 0.5)
 
 
-def _forced(mask: Tensor, cu_seqlens: Tensor, ratio: float) -> Tensor:
-    generator = torch.Generator().manual_seed(mask.numel())
-    forced = (torch.rand(mask.numel(), generator=generator) * ratio < 1).to(mask.device)
-    return forced.index_fill_(0, cu_seqlens[:-1].long(), True)
+def _route_piece(query: Tensor, key: Tensor, cu_seqlens: Tensor, shard: Shard) -> Routing:
+    """`route` with the query of the unit before this piece; sums are of the piece alone."""
+    query, cu_seqlens, halo = shard.with_halo(query, cu_seqlens, 1)
+    routing = route(query, F.pad(key, (0, 0, halo, 0)), cu_seqlens)
+    prob, mask, confidence = (part[halo:] for part in routing[:3])
+    return Routing(prob, mask, confidence, prob.sum(), mask.sum())
+
+
+def _forced(mask: Tensor, cu_seqlens: Tensor, ratio: float, shard: Shard | None) -> Tensor:
+    """The pattern is that of the whole pack, whoever holds it."""
+    start, total = (0, mask.numel()) if shard is None else (shard.start, shard.total)
+    generator = torch.Generator().manual_seed(total)
+    forced = (torch.rand(total, generator=generator)[start : start + mask.numel()] * ratio < 1).to(mask.device)
+    return forced.index_fill_(0, first_units(cu_seqlens, shard), True)

@@ -8,6 +8,7 @@ from hnet.model.cache import StateCache
 from hnet.model.config import EMAConfig
 from hnet.model.packed import ChunkMap, Packed
 from hnet.model.precision import at_least_float32
+from hnet.model.sharding import Deal
 from hnet_kernels import ema, upsample
 from hnet_kernels.ema.reference import MIN_PROB
 
@@ -32,7 +33,10 @@ class EMAUnpool(nn.Module):
     ) -> Tensor:
         """Chunks (M, D) and residual (T, D) -> their sum (T, D) in `dtype`, taken in float32."""
         prob = boundaries.prob.index_select(0, chunk_map.offsets[:-1])
-        smoothed = ema(chunks.values, prob, chunks.cu_seqlens, at_least_half=boundaries.at_least_half)
+        if chunk_map.deal is None:
+            smoothed = ema(chunks.values, prob, chunks.cu_seqlens, at_least_half=boundaries.at_least_half)
+        else:
+            smoothed = _smoothed_over_peers(chunks, prob, chunk_map.deal, boundaries.at_least_half)
         if cache is not None:
             rows = torch.arange(chunks.cu_seqlens.numel() - 1, device=smoothed.device)
             cache.write("state", smoothed[chunks.cu_seqlens[1:].long() - 1], rows)
@@ -53,3 +57,19 @@ class EMAUnpool(nn.Module):
     def step(self, residual: Tensor, cache: StateCache, rows: Tensor) -> Tensor:
         """Residual (R, D) of one unit each -> (R, D) in float32 or better."""
         return at_least_float32(cache.read("state", rows)) + residual
+
+
+def _smoothed_over_peers(chunks: Packed, prob: Tensor, deal: Deal, at_least_half: bool) -> Tensor:
+    """Chunks of this process's even piece, `prob` (num_needed,) -> the smoothed chunks (num_needed, D) of its units.
+
+    The average is linear in its state: what enters from earlier processes is added where documents go on.
+    """
+    shard = deal.shard
+    prob = deal.spread(prob[deal.num_needed - deal.num_made :])
+    values = at_least_float32(chunks.values)
+    smoothed = ema(values, prob, chunks.cu_seqlens, at_least_half=at_least_half)
+    kept = (1 - prob.to(values.dtype).clamp(MIN_PROB, 1 - MIN_PROB)).log()
+    end = shard.num_continued
+    entering = shard.carry(smoothed[-1:], kept[shard.last_fragment :].sum(0, keepdim=True))
+    smoothed = torch.cat([smoothed[:end] + kept[:end].cumsum(0).exp()[:, None] * entering, smoothed[end:]])
+    return deal.collect(smoothed)

@@ -184,5 +184,14 @@ def ssd_scan(
     if not return_final_states:
         return y
     if states is None:
-        states = final_states(*widen(x, dt, A, B), cu_seqlens)
+        states = ssd_final_states(x, dt, A, B, cu_seqlens)
     return y, states.to(torch.promote_types(states.dtype, torch.float32))
+
+
+def ssd_final_states(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """The states (B,H,P,N) of `ssd_scan` after each document alone, by our op; differentiable.
+
+    Arguments as there; float32, or float64 for float64 inputs. The host waits for the documents' lengths.
+    """
+    result: Tensor = final_states(*widen(x, dt, A, B), cu_seqlens)
+    return result
