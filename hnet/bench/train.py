@@ -93,7 +93,7 @@ class TimedTraining:
 
     def _next(self) -> StepResult:
         self._number += 1
-        batches = list(islice(self._stream, num_micro_batches(self.config, self.engine.world_size)))
+        batches = list(islice(self._stream, num_micro_batches(self.config, self.engine.data_world_size)))
         return self._step(batches, self._number)
 
     def _peak(self) -> float:

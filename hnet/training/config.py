@@ -82,6 +82,8 @@ class EngineConfig(Config):
     """DeepSpeed ZeRO stage. None: DeepSpeed at stage 1 when started by `deepspeed`, else plain data parallel."""
     balance: Literal["off", "windows"] = "off"
     """`windows`: deal the windows of each step out by what they are likely to cost, so that ranks do equal work."""
+    sequence_parallel: PositiveInt = 1
+    """Neighbouring ranks that share each micro-batch, a piece of its units each; 1: every rank has its own."""
     watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
     """A rank that makes no progress for longer than this is an error."""
 
@@ -127,5 +129,21 @@ class RunConfig(Config):
         if multipliers != "paper" and len(multipliers) != len(self.model.stages):
             raise ValueError(
                 f"optimizer.lr_multipliers has {len(multipliers)} numbers for {len(self.model.stages)} stages"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sequence_parallel(self) -> "RunConfig":
+        size = self.engine.sequence_parallel
+        heads = [stage.attention.num_heads for stage in self.model.stages if set(stage.layers) & set("tT")]
+        if heads and size > min(heads):
+            raise ValueError(
+                f"engine.sequence_parallel {size} leaves ranks without an attention head; "
+                f"make it at most {min(heads)}, the fewest heads of a stage with attention"
+            )
+        if size > 1 and self.engine.balance != "off":
+            raise ValueError(
+                f"engine.balance: {self.engine.balance} moves windows between ranks that engine.sequence_parallel "
+                f"{size} gives the same ones; set engine.balance: off or engine.sequence_parallel: 1"
             )
         return self

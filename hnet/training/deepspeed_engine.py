@@ -83,11 +83,11 @@ class DeepSpeedEngine(Engine):
         return contextlib.nullcontext()
 
     def forward(self, batch: DeviceBatch) -> ForwardSums:
-        return self._engine(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen)
+        return self._engine(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
 
     @torch.no_grad()
     def evaluate(self, batch: DeviceBatch) -> ForwardSums:
-        return self._engine(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen)
+        return self._engine(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         self._engine.backward(loss * self.world_size, scale_wrt_gas=False)

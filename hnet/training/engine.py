@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from hnet.data.batch import Batch
 from hnet.distributed import environment
 from hnet.distributed.collectives import barrier, shut_down
+from hnet.distributed.sequence_parallel import SequenceGroup, open_sequence_group
+from hnet.errors import ConfigError
 from hnet.training.config import RunConfig
 from hnet.training.fragments import Fragment, Read, deal, load_whole, whole_fragments
 from hnet.training.optimizer import Optimizer
+from hnet.training.pieces import piece_of
 from hnet.training.training_module import DeviceBatch, ForwardSums, TrainingModule
 
 
@@ -31,6 +34,8 @@ class Engine(ABC):
     accelerator: Accelerator
     module: TrainingModule
     optimizer: Optimizer
+    sequence_group: SequenceGroup | None = None
+    """The ranks that share this one's micro-batches; None: it has its own."""
 
     @property
     def device(self) -> torch.device:
@@ -43,6 +48,25 @@ class Engine(ABC):
     @property
     def world_size(self) -> int:
         return int(self.accelerator.num_processes)
+
+    @property
+    def sequence_parallel(self) -> int:
+        """Ranks that share a micro-batch."""
+        return 1 if self.sequence_group is None else self.sequence_group.size
+
+    @property
+    def counts_data(self) -> bool:
+        """Whether this rank counts its micro-batches: of those that share them one does."""
+        return self.sequence_group is None or self.sequence_group.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Whose share of the data this rank works on, of `data_world_size`."""
+        return self.rank // self.sequence_parallel
+
+    @property
+    def data_world_size(self) -> int:
+        return self.world_size // self.sequence_parallel
 
     @property
     def is_main(self) -> bool:
@@ -107,10 +131,13 @@ class Engine(ABC):
         what this rank holds. Called by every rank; what was saved may come from any engine and number of ranks."""
 
     def to_device(self, batch: Batch) -> DeviceBatch:
-        """The tensors of a micro-batch where the model is."""
-        tensors = (batch.input_ids, batch.labels, batch.cu_seqlens)
+        """The tensors of a micro-batch where the model is: all of them, or this rank's piece."""
+        shard, tensors = None, (batch.input_ids, batch.labels, batch.cu_seqlens)
+        if self.sequence_group is not None:
+            own_ids, own_labels, shard = piece_of(batch, self.sequence_group)
+            tensors = (own_ids, own_labels, shard.cu_seqlens(own_ids.device))
         ids, labels, cu_seqlens = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
-        return DeviceBatch(ids, labels, cu_seqlens, int(batch.cu_seqlens.diff().max()))
+        return DeviceBatch(ids, labels, cu_seqlens, int(tensors[-1].diff().max()), shard)
 
     def close(self) -> None:
         """Let all ranks meet and leave the process group."""
@@ -140,11 +167,11 @@ class PlainEngine(Engine):
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self._wrapped)
 
     def forward(self, batch: DeviceBatch) -> ForwardSums:
-        return self._wrapped(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen)
+        return self._wrapped(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
 
     @torch.no_grad()
     def evaluate(self, batch: DeviceBatch) -> ForwardSums:
-        return self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen)
+        return self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         self.accelerator.backward(loss * self.world_size)
@@ -184,7 +211,21 @@ def group_settings(config: RunConfig) -> InitProcessGroupKwargs:
 
 
 def open_engine(config: RunConfig) -> Engine:
-    """DeepSpeed when `engine.zero_stage` is set or the launcher asks for it, else `PlainEngine`."""
+    """DeepSpeed when `engine.zero_stage` is set or the launcher asks for it, else `PlainEngine`.
+
+    Raises ConfigError if the processes do not divide into groups of `engine.sequence_parallel`.
+    """
+    engine = _open(config)
+    size = config.engine.sequence_parallel
+    if engine.world_size % size:
+        raise ConfigError(
+            f"engine.sequence_parallel {size} must divide the number of processes, which is {engine.world_size}"
+        )
+    engine.sequence_group = open_sequence_group(size, timeout_minutes=config.engine.watchdog_minutes)
+    return engine
+
+
+def _open(config: RunConfig) -> Engine:
     stage: int | None = config.engine.zero_stage
     if stage is None:
         stage = environment.deepspeed_stage()

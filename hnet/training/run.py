@@ -68,7 +68,7 @@ class Run:
         """Run one step on the next micro-batches of this rank."""
         began = time.perf_counter()
         self.watchdog.entered("data", self.state.step + 1)
-        batches = list(islice(self.stream, num_micro_batches(self.config, self.engine.world_size)))
+        batches = list(islice(self.stream, num_micro_batches(self.config, self.engine.data_world_size)))
         result = self.train_step(batches, self.state.step + 1, stop_requested=self.stop.requested)
         self.state.advance(result)
         self.step_seconds = time.perf_counter() - began
@@ -117,12 +117,12 @@ def open_run(config: RunConfig) -> Iterator[Run]:
 
 def open_stream(config: RunConfig, engine: Engine) -> TrainStream:
     """This rank's training data."""
-    windows_per_step, micro_batch_windows = batch_windows(config, engine.world_size)
+    windows_per_step, micro_batch_windows = batch_windows(config, engine.data_world_size)
     return build_stream(
         config.data,
         seed=config.training.seed,
-        rank=engine.rank,
-        world_size=engine.world_size,
+        rank=engine.data_rank,
+        world_size=engine.data_world_size,
         windows_per_step=windows_per_step,
         micro_batch_windows=micro_batch_windows,
     )
@@ -184,7 +184,7 @@ def _prepare(config: RunConfig, engine: Engine) -> None:
 
 def _announce(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None:
     logger.info("%s", engine.describe())
-    per_step, _ = batch_windows(config, engine.world_size)
+    per_step, _ = batch_windows(config, engine.data_world_size)
     shares = engine.world_size * num_micro_batches(config, engine.world_size)
     if per_step % shares:
         logger.warning(

@@ -110,7 +110,9 @@ class TrainStep:
         global_sums = self._boundary_sums(batches, on_device) if self._over_global_batch and several else None
 
         totals = torch.zeros(_NUM_SCALARS + 6 * len(self._ratios), dtype=torch.float64, device=engine.device)
-        totals[1:_NUM_SCALARS] = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
+        scalars = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
+        scalars[1:] *= engine.counts_data
+        totals[1:_NUM_SCALARS] = scalars
         units = []
         for index, (source, batch) in enumerate(zip(batches, on_device, strict=True)):
             is_last = index == len(on_device) - 1
@@ -123,7 +125,8 @@ class TrainStep:
                 loss = sums.cross_entropy / target_bytes + (ratio * ratio.new_tensor(self._weights)).sum()
                 self._entered("backward")
                 engine.backward(_poisoned_if_nonfinite(loss), is_last)
-            totals += _totals(sums, ratio, 1.0 / len(batches) if global_sums is not None else 1.0)
+            share_of_value = 1.0 / (engine.sequence_parallel if global_sums is None else len(batches))
+            totals += _totals(sums, ratio, share_of_value)
             units.append(_units_per_stage(sums, batch))
         self._entered("sums over ranks")
         sum_over_ranks(totals)
@@ -140,8 +143,9 @@ class TrainStep:
     def _global_counts(self, batches: Sequence[Batch]) -> tuple[int, int]:
         """Target bytes, and micro-batches that have targets, over all ranks; at least 1 each."""
         local = [sum(batch.target_bytes for batch in batches), sum(batch.num_targets > 0 for batch in batches)]
-        counts = sum_over_ranks(torch.tensor(local, dtype=torch.int64, device=self._engine.device)).tolist()
-        return max(1, counts[0]), max(1, counts[1])
+        counts = torch.tensor(local, dtype=torch.int64, device=self._engine.device) * self._engine.counts_data
+        target_bytes, num_micro_batches = sum_over_ranks(counts).tolist()
+        return max(1, target_bytes), max(1, num_micro_batches)
 
     def _imbalance(self, most_units: list[float], result: StepResult) -> tuple[float, ...]:
         means = [units / self._engine.world_size for units in result.stage_units]
@@ -161,14 +165,24 @@ class TrainStep:
         batch: the loss is linear in the mean probability once the boundary fraction is known, so each micro-batch gives
         its own part of that mean the gradient and takes the others' as constants.
         """
-        boundaries, units, *_ = sums.counts
         if global_sums is None:
+            prob, boundaries, units = self._pack_sums(sums)
             units = units.clamp(min=1)
-            return self._each_stage(sums.boundary_prob / units, boundaries / units) * share
+            return self._each_stage(prob / units, boundaries / units) * share
         prob, global_boundaries, global_units, *_ = global_sums
         others = (prob - sums.boundary_prob.detach()) / global_units
         mean_prob = sums.boundary_prob / global_units.float() + others.float()
         return self._each_stage(mean_prob, (global_boundaries / global_units).float())
+
+    def _pack_sums(self, sums: ForwardSums) -> tuple[Tensor, Tensor, Tensor]:
+        """(S,) probability sums, boundaries and units of a whole micro-batch, whose other pieces are constants here."""
+        boundaries, units, *_ = sums.counts
+        group = self._engine.sequence_group
+        if group is None:
+            return sums.boundary_prob, boundaries, units
+        own = _boundary_vector(sums)
+        prob, boundaries, units, *_ = group.sum(own.clone())
+        return sums.boundary_prob + (prob - own[0]).to(sums.boundary_prob), boundaries.float(), units.float()
 
     def _each_stage(self, mean_prob: Tensor, mean_boundary: Tensor) -> Tensor:
         if not self._ratios:

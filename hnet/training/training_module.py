@@ -7,10 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from hnet.model.losses import cross_entropy_sum
+from hnet.model.sharding import Shard
 
 
 class ForwardSums(NamedTuple):
-    """Sums over one micro-batch. S chunking stages, outermost first. A tuple, so that engines can hook its tensors."""
+    """Sums over one micro-batch, or this rank's piece of it. S chunking stages, outermost first.
+
+    A tuple, so that engines can hook its tensors.
+    """
 
     cross_entropy: Tensor
     """() fp32, with gradient: nats summed over all targets."""
@@ -29,6 +33,8 @@ class DeviceBatch:
     cu_seqlens: Tensor
     max_seqlen: int
     """Units of the longest sequence."""
+    shard: Shard | None = None
+    """Where these units lie, if several ranks share a micro-batch."""
 
 
 class TrainingModule(nn.Module):
@@ -38,9 +44,11 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, labels: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> ForwardSums:
-        """`input_ids`, `labels` (T,) int64 and `cu_seqlens` (B + 1,) int32 of one micro-batch."""
-        output = self.model(input_ids, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, cu_seqlens: Tensor, max_seqlen: int, shard: Shard | None = None
+    ) -> ForwardSums:
+        """`input_ids`, `labels` (T,) int64 and `cu_seqlens` (B + 1,) int32 of one micro-batch, or a `shard` of it."""
+        output = self.model(input_ids, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, shard=shard)
         cross_entropy = cross_entropy_sum(output.logits, labels)
         stages = output.stages
         if not stages:

@@ -17,9 +17,10 @@ class Validation(Callback):
     _batches: ValidationBatches
 
     def on_start(self, run: Run) -> None:
-        _, windows = batch_windows(run.config, run.engine.world_size)
+        rank, world_size = run.engine.data_rank, run.engine.data_world_size
+        _, windows = batch_windows(run.config, world_size)
         self._batches = validation_batches(
-            run.config.data, rank=run.engine.rank, world_size=run.engine.world_size, micro_batch_windows=windows
+            run.config.data, rank=rank, world_size=world_size, micro_batch_windows=windows
         )
 
     def on_step(self, run: Run, result: StepResult) -> None:
@@ -32,6 +33,6 @@ class Validation(Callback):
         for batch in self._batches:
             sums = run.engine.evaluate(run.engine.to_device(batch))
             totals[0] += sums.cross_entropy
-            totals[1] += batch.target_bytes
+            totals[1] += batch.target_bytes * run.engine.counts_data
         nats, target_bytes = sum_over_ranks(totals).tolist()
         return nats / max(1.0, target_bytes) / math.log(2)
