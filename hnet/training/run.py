@@ -185,7 +185,7 @@ def _prepare(config: RunConfig, engine: Engine) -> None:
 def _announce(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None:
     logger.info("%s", engine.describe())
     per_step, _ = batch_windows(config, engine.data_world_size)
-    shares = engine.world_size * num_micro_batches(config, engine.world_size)
+    shares = engine.data_world_size * num_micro_batches(config, engine.data_world_size)
     if per_step % shares:
         logger.warning(
             "training.global_batch_bytes is %d windows of data.sequence_length: %d micro-batches take %d to %d each, "
