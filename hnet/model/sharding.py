@@ -103,6 +103,11 @@ class Shard:
         return self.start >= self.total - self.num_padding
 
     @property
+    def num_real(self) -> int:
+        """Units of this piece that stand for something."""
+        return 0 if self.is_padding else self.stop - self.start
+
+    @property
     def num_before(self) -> int:
         """Units of this piece's first document that other processes hold before it."""
         return self.start - self._opened[self.peers.rank]

@@ -24,7 +24,7 @@ class StageOutput:
     cu_seqlens: Tensor
     """(B + 1,) int32, documents over this stage's units."""
     num_chunks: int
-    """T_{s+1}."""
+    """T_{s+1}; over processes, those that the stage inside works on in this one."""
     num_bytes: int
     """T_0, units of the outermost stage."""
 
@@ -140,5 +140,5 @@ def _output(x: Packed, boundaries: Boundaries, chunk_map: ChunkMap, num_bytes: i
     if chunk_map.deal is None:
         return StageOutput(boundaries, x.cu_seqlens, chunk_map.offsets.shape[0] - 1, num_bytes)
     if x.shard is not None and x.shard.is_padding:
-        return StageOutput(boundaries.none(), x.cu_seqlens[:1], 0, num_bytes)
-    return StageOutput(boundaries, x.cu_seqlens, chunk_map.deal.num_made, num_bytes)
+        return StageOutput(boundaries.none(), x.cu_seqlens[:1], 0, 0)
+    return StageOutput(boundaries, x.cu_seqlens, chunk_map.deal.shard.num_real, num_bytes)
