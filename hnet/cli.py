@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hnet import __version__
+from hnet.argument_types import integers, natural, number, positive, words
 from hnet.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_generate(commands)
     _add_inspect(commands)
+    _add_export(commands)
     _add_bench(commands)
     _add_cluster_commands(commands)
     return parser
@@ -138,9 +140,7 @@ def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--subset", help="configuration name of a Hub dataset")
     parser.add_argument("--streaming", action="store_true", help="read a Hub dataset as it downloads, keep no copy")
     parser.add_argument("--split-on", metavar="TEXT", help="text that ends a document, such as '\\n\\n'")
-    parser.add_argument(
-        "--shard-bytes", type=_positive, default=1 << 28, help="bytes in a shard (default: %(default)s)"
-    )
+    parser.add_argument("--shard-bytes", type=positive, default=1 << 28, help="bytes in a shard (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -154,15 +154,15 @@ def _add_generate(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="a run folder or a checkpoint folder")
     parser.add_argument("--prompt", required=True, help="text to continue; may be empty")
-    parser.add_argument("--max-bytes", type=_positive, default=200, help="bytes to add at most (default: %(default)s)")
+    parser.add_argument("--max-bytes", type=positive, default=200, help="bytes to add at most (default: %(default)s)")
     parser.add_argument(
-        "--temperature", type=_number(0.0), default=1.0, help="0 takes the likeliest byte (default: %(default)s)"
+        "--temperature", type=number(0.0), default=1.0, help="0 takes the likeliest byte (default: %(default)s)"
     )
     parser.add_argument(
-        "--top-p", type=_number(0.0, 1.0), default=1.0, help="share of probability kept (default: %(default)s)"
+        "--top-p", type=number(0.0, 1.0), default=1.0, help="share of probability kept (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=_natural, default=0, help="the same seed gives the same text (default: %(default)s)"
+        "--seed", type=natural, default=0, help="the same seed gives the same text (default: %(default)s)"
     )
 
 
@@ -182,6 +182,12 @@ def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--png", type=Path, metavar="OUT", help="write a picture")
 
 
+def _add_export(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    from hnet.interop.export import EXAMPLE, HELP, add_arguments, run
+
+    add_arguments(_command(commands, "export", run, HELP, EXAMPLE))
+
+
 def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
     group = commands.add_parser("bench", help="measure speed and memory", description="Measure speed and memory.")
     actions = group.add_subparsers(metavar="benchmark", required=True)
@@ -193,11 +199,11 @@ def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "hnet bench train configs/runs/quickstart.yaml model=hnet_10m --steps 20 --json bench.json",
     )
     _add_config(parser)
-    parser.add_argument("--steps", type=_positive, default=20, help="steps that are timed (default: %(default)s)")
-    parser.add_argument("--warmup", type=_natural, default=3, help="steps before them (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=20, help="steps that are timed (default: %(default)s)")
+    parser.add_argument("--warmup", type=natural, default=3, help="steps before them (default: %(default)s)")
     parser.add_argument(
         "--bytes-per-chunk",
-        type=_number(1.0),
+        type=number(1.0),
         metavar="N",
         help="random boundaries at this rate instead of the router's, which is untrained here",
     )
@@ -214,8 +220,8 @@ def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "hnet bench chunks runs/quickstart --windows 2048 --out counts.npz",
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="a run folder or a checkpoint folder")
-    parser.add_argument("--windows", type=_positive, default=1024, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--sequence-length", type=_positive, metavar="L", help="of a window (default: as trained)")
+    parser.add_argument("--windows", type=positive, default=1024, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--sequence-length", type=positive, metavar="L", help="of a window (default: as trained)")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz", help="file to write")
 
 
@@ -227,17 +233,17 @@ def _add_bench_kernels(actions: "argparse._SubParsersAction[_Parser]") -> None:
         "every op of hnet_kernels: time, bandwidth over a copy's, and other ways to the same result",
         "hnet bench kernels --sizes 65536,1048576 --dtypes bf16 --out results",
     )
-    parser.add_argument("--ops", type=_words, metavar="A,B", help="ops or cases by name (default: all)")
+    parser.add_argument("--ops", type=words, metavar="A,B", help="ops or cases by name (default: all)")
     parser.add_argument(
-        "--sizes", type=_integers, default=[65536, 1048576], metavar="T,T", help="packed units (default: 65536,1048576)"
+        "--sizes", type=integers, default=[65536, 1048576], metavar="T,T", help="packed units (default: 65536,1048576)"
     )
-    parser.add_argument("--width", type=_positive, default=1024, help="D, the length of a row (default: %(default)s)")
-    parser.add_argument("--units-per-chunk", type=_positive, default=5, help="on average (default: %(default)s)")
+    parser.add_argument("--width", type=positive, default=1024, help="D, the length of a row (default: %(default)s)")
+    parser.add_argument("--units-per-chunk", type=positive, default=5, help="on average (default: %(default)s)")
     parser.add_argument(
-        "--dtypes", type=_words, default=["bf16", "fp32"], metavar="A,B", help="bf16, fp32 (default: both)"
+        "--dtypes", type=words, default=["bf16", "fp32"], metavar="A,B", help="bf16, fp32 (default: both)"
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
-    parser.add_argument("--rounds", type=_positive, default=20, help="timings of everything (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=20, help="timings of everything (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write kernels.json and kernels.png there")
 
 
@@ -251,46 +257,6 @@ def _add_cluster_commands(commands: "argparse._SubParsersAction[_Parser]") -> No
         parser = _command(commands, command.name, command.run, command.help, command.example)
         _add_config(parser)
         command.add_arguments(parser)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _integers(text: str) -> list[int]:
-    return [_positive(word) for word in _words(text)] or [_positive(text)]
-
-
-def _positive(text: str) -> int:
-    return _integer(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _integer(text, 0)
-
-
-def _integer(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"got '{text}'; allowed: an integer of at least {least}")
-    return value
-
-
-def _number(least: float, most: float = float("inf")) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not (least <= value <= most and value < float("inf")):
-            limit = f"from {least:g} to {most:g}" if most < float("inf") else f"of at least {least:g}"
-            raise argparse.ArgumentTypeError(f"got '{text}'; allowed: a number {limit}")
-        return value
-
-    return parse
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def load(
     config = saved_model_config(folder)
     model = LanguageModel(config, device="meta")
     saved = SavedTensors(folder)
-    _check_names(model, saved)
+    check_fits(model, saved)
     weights = {name: saved.tensor(name).to(device or "cpu") for name in saved}
     model.load_state_dict(weights, assign=True, strict=False)
     if config.tie_embeddings:
@@ -87,7 +87,8 @@ def saved_model_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{file} holds no usable model: {error}") from error
 
 
-def _check_names(model: LanguageModel, saved: SavedTensors) -> None:
+def check_fits(model: LanguageModel, saved: SavedTensors) -> None:
+    """Raises CheckpointError unless names and shapes are those of `model`, whose parameters may be on `meta`."""
     expected, file = dict(model.named_parameters()), saved.source
     missing, extra = sorted(expected.keys() - saved.shapes.keys()), sorted(saved.shapes.keys() - expected.keys())
     if model.config.tie_embeddings:

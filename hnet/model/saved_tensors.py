@@ -82,6 +82,10 @@ class SavedTensors:
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0)
 
+    def dtype(self, name: str) -> torch.dtype:
+        """That in which a tensor was saved."""
+        return self._values(self._pieces[name][0].file, name).dtype
+
     def tensor(self, name: str) -> Tensor:
         """A whole tensor in its shape, on the CPU."""
         shape = self.shapes.get(name, ())
