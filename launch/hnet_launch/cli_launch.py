@@ -126,6 +126,7 @@ class _Launch:
         """Start, and start again; returns our exit code."""
         arguments, backend = self.arguments, self.backend()
         first = self.first_index()
+        self.command(first)  # a missing tool is told before nodes are checked
         if not arguments.no_preflight:
             self.folder.mkdir(parents=True, exist_ok=True)
             print(preflight(self.config, self.job(first), backend), flush=True)
