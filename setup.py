@@ -34,7 +34,7 @@ class PlatformDistribution(Distribution):
         return BUILD_CUDA or super().has_ext_modules()
 
 
-CONFIG_FOLDERS = ["clusters", "models", "runs"]
+CONFIG_FOLDERS = ["clusters", "engine", "models", "runs"]
 
 setup(
     cmdclass={"build_py": BuildWithCuda},

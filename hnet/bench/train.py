@@ -17,13 +17,12 @@ from hnet.bench.spread import Spread
 from hnet.errors import ConfigError
 from hnet.model.accounting import TRAINING_FLOPS, count_parameters, flops_per_byte, training_bytes
 from hnet.training.allocator import keep_freed_memory
+from hnet.training.building import prepare
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, open_engine
-from hnet.training.optimizer import build_optimizer
 from hnet.training.peak import measured_flops
-from hnet.training.run import build_model, num_micro_batches, open_stream
+from hnet.training.run import num_micro_batches, open_stream
 from hnet.training.step import StepResult, TrainStep
-from hnet.training.training_module import TrainingModule
 from hnet_kernels.dispatch import Backend, backend
 
 SAMPLES = ("seconds", "bytes_per_second", "units_per_second", "flops_per_byte", "flops_per_second", "peak_flops", "mfu")
@@ -145,18 +144,15 @@ def bench_train(
 
 
 def _prepare(config: RunConfig, engine: Engine, bytes_per_chunk: float | None) -> TrainStep:
-    model = build_model(config)
+    num_chunking = len(config.model.stages) - 1
+    if bytes_per_chunk is not None and (num_chunking == 0 or bytes_per_chunk <= 1):
+        raise ConfigError(
+            f"bytes per chunk cannot be {bytes_per_chunk}: "
+            + ("give a number above 1" if num_chunking else "the model has one stage and makes no chunks")
+        )
+    prepare(config, engine)
     if bytes_per_chunk is not None:
-        num_chunking = len(config.model.stages) - 1
-        if num_chunking == 0 or bytes_per_chunk <= 1:
-            raise ConfigError(
-                f"bytes per chunk cannot be {bytes_per_chunk}: "
-                + ("give a number above 1" if num_chunking else "the model has one stage and makes no chunks")
-            )
-        model.force_bytes_per_chunk(bytes_per_chunk ** (1 / num_chunking))
-    model.to(engine.device)
-    optimizer = build_optimizer(model, config.optimizer)
-    engine.prepare(TrainingModule(model), optimizer)
+        engine.model.force_bytes_per_chunk(bytes_per_chunk ** (1 / num_chunking))
     return TrainStep(config, engine)
 
 

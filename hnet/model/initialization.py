@@ -15,8 +15,11 @@
 | `D` | 1 |
 """
 
+import contextlib
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +34,13 @@ if TYPE_CHECKING:
     from hnet.model.language_model import LanguageModel
 
 STD = 0.02
+Whole = Callable[[Tensor], AbstractContextManager[Tensor]]
+"""Lends the full tensor of a parameter to be filled. Where parameters are sharded, its values reach the shard when the
+context ends, and no two parameters need be whole at once."""
 
 
 @torch.no_grad()
-def initialize(model: "LanguageModel", seed: int | None = None) -> None:
+def initialize(model: "LanguageModel", seed: int | None = None, *, whole: Whole = contextlib.nullcontext) -> None:
     """Fill every parameter of `model` in place, from `seed` or from torch's global generator.
 
     Raises RuntimeError if a parameter has no rule: it would hold whatever memory it was given.
@@ -42,51 +48,80 @@ def initialize(model: "LanguageModel", seed: int | None = None) -> None:
     if seed is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            initialize(model)
+            initialize(model, whole=whole)
         return
-    done: set[Tensor] = set()
-    nn.init.normal_(model.embedding.weight, std=1.0)
-    done.add(model.embedding.weight)
+    fill = _Filler(whole)
+    fill(model.embedding.weight, nn.init.normal_, std=1.0)
     if model.head.weight is not model.embedding.weight:
-        nn.init.normal_(model.head.weight, std=STD)
-        done.add(model.head.weight)
-    _initialize_stage(model.stage, 0, done)
-    missing = [name for name, parameter in model.named_parameters() if parameter not in done]
+        fill(model.head.weight, nn.init.normal_, std=STD)
+    _initialize_stage(model.stage, 0, fill)
+    missing = [name for name, parameter in model.named_parameters() if parameter not in fill.done]
     if missing:
         raise RuntimeError(f"no initialisation rule for {missing}")
 
 
-def _initialize_stage(stage: Stage, outer_residuals: int, done: set[Tensor]) -> None:
+def draw_as_constructed(model: nn.Module) -> None:
+    """Draw from torch's global generator what the layers of a model built on "meta" would have drawn when constructed,
+    so that what is drawn next is the same. One layer is in memory at a time."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.Linear(module.in_features, module.out_features, module.bias is not None)
+        elif isinstance(module, nn.Embedding):
+            nn.Embedding(module.num_embeddings, module.embedding_dim)
+
+
+class _Filler:
+    """Fills parameters and remembers which."""
+
+    def __init__(self, whole: Whole) -> None:
+        self._whole = whole
+        self.done: set[Tensor] = set()
+
+    def __call__(self, parameter: Tensor, rule: Callable[..., Any], **settings: float) -> None:
+        with self._whole(parameter) as values:
+            rule(values, **settings)
+        self.done.add(parameter)
+
+
+def _initialize_stage(stage: Stage, outer_residuals: int, fill: _Filler) -> None:
     if stage.width_pad is not None:
-        done.add(nn.init.zeros_(stage.width_pad))
+        fill(stage.width_pad, nn.init.zeros_)
     stacks = [stage.main] if stage.config.is_innermost else [stage.encoder, stage.decoder]
     residuals = outer_residuals + sum(stack.num_residuals for stack in stacks)
     for stack in stacks:
-        _initialize_stack(stack, residuals, done)
+        _initialize_stack(stack, residuals, fill)
     if stage.config.is_innermost:
         return
     if isinstance(stage.router, Router):
         for projection in (stage.router.q_proj, stage.router.k_proj):
-            done.add(nn.init.eye_(projection.weight))
+            fill(projection.weight, nn.init.eye_)
     bound = 1 / math.sqrt(stage.config.d_model)
-    done.add(nn.init.zeros_(stage.residual.weight))
-    done.add(nn.init.uniform_(stage.residual.bias, -bound, bound))
-    _initialize_stage(stage.inner, residuals, done)
+    fill(stage.residual.weight, nn.init.zeros_)
+    fill(stage.residual.bias, nn.init.uniform_, a=-bound, b=bound)
+    _initialize_stage(stage.inner, residuals, fill)
 
 
-def _initialize_stack(stack: Stack, residuals: int, done: set[Tensor]) -> None:
+def _initialize_stack(stack: Stack, residuals: int, fill: _Filler) -> None:
     for name, module in stack.named_modules():
         if isinstance(module, nn.Linear):
             closes_residual = name.endswith(("out_proj", "fc2"))
-            done.add(nn.init.normal_(module.weight, std=STD / math.sqrt(residuals) if closes_residual else STD))
+            fill(module.weight, nn.init.normal_, std=STD / math.sqrt(residuals) if closes_residual else STD)
         elif isinstance(module, RMSNorm):
-            done.add(nn.init.ones_(module.weight))
+            fill(module.weight, nn.init.ones_)
         elif isinstance(module, DepthwiseConv):
-            bound = 1 / math.sqrt(module.weight.shape[1])
-            done.add(nn.init.uniform_(module.weight, -bound, bound))
-            done.add(nn.init.uniform_(module.bias, -bound, bound))
+            bound = 1 / math.sqrt(module.taps)
+            fill(module.weight, nn.init.uniform_, a=-bound, b=bound)
+            fill(module.bias, nn.init.uniform_, a=-bound, b=bound)
         elif isinstance(module, Mamba2):
-            done.add(nn.init.uniform_(module.A_log, 1, 16).log_())
-            step = nn.init.uniform_(module.dt_bias, math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
-            done.add(step.add_(torch.log(-torch.expm1(-step))))
-            done.add(nn.init.ones_(module.D))
+            fill(module.A_log, _log_uniform_rate)
+            fill(module.dt_bias, _inverse_softplus_of_step)
+            fill(module.D, nn.init.ones_)
+
+
+def _log_uniform_rate(values: Tensor) -> None:
+    nn.init.uniform_(values, 1, 16).log_()
+
+
+def _inverse_softplus_of_step(values: Tensor) -> None:
+    step = nn.init.uniform_(values, math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
+    step.add_(torch.log(-torch.expm1(-step)))

@@ -78,14 +78,53 @@ class TrainingConfig(Config):
 
 
 class EngineConfig(Config):
+    """How the ranks share one model. With none of the first four keys: one process, or plain data parallel (DDP);
+    the `deepspeed` launcher makes that ZeRO stage 1."""
+
+    config_folder: ClassVar[str | None] = "engine"
+
     zero_stage: Literal[0, 1, 2, 3] | None = None
-    """DeepSpeed ZeRO stage. None: DeepSpeed at stage 1 when started by `deepspeed`, else plain data parallel."""
+    """DeepSpeed ZeRO: 0 shards nothing, 1 the optimizer state, 2 also gradients, 3 also parameters."""
+    fsdp: bool = False
+    """FSDP2: shards what ZeRO stage 3 shards, by PyTorch alone."""
+    deepspeed_config: str | None = None
+    """Path of a DeepSpeed JSON file. It decides on ZeRO and offload; what this run decides it may repeat."""
+    shard_group: PositiveInt | None = None
+    """Hybrid sharding: neighbouring ranks, as a rule those of one node, that hold one copy of the parameters between
+    them, so that forward and backward passes gather within the group. ZeRO stage 3 and FSDP2."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lies in host memory: `optimizer` from ZeRO stage 1 on, `all` (also parameters) with stage 3."""
+    communication: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` halves what ranks send each other of gradients, and rounds it. ZeRO stages 1 to 3."""
     balance: Literal["off", "windows"] = "off"
     """`windows`: deal the windows of each step out by what they are likely to cost, so that ranks do equal work."""
     sequence_parallel: PositiveInt = 1
     """Neighbouring ranks that share each micro-batch, a piece of its units each; 1: every rank has its own."""
     watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
     """A rank that makes no progress for longer than this is an error."""
+
+    @model_validator(mode="after")
+    def _one_way_to_shard(self) -> "EngineConfig":
+        chosen = [
+            name for name in ("zero_stage", "fsdp", "deepspeed_config") if getattr(self, name) not in (None, False)
+        ]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: keep one")
+        if self.deepspeed_config is not None:
+            for key, empty in (("offload", "none"), ("shard_group", None), ("communication", "fp32")):
+                if getattr(self, key) != empty:
+                    raise ValueError(f"{key} stands in the file that deepspeed_config names; leave it out here")
+            return self
+        stage = self.zero_stage or 0
+        if self.offload == "optimizer" and stage == 0:
+            raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3")
+        if self.offload == "all" and stage != 3:
+            raise ValueError("offload: all needs zero_stage 3")
+        if self.shard_group is not None and stage != 3 and not self.fsdp:
+            raise ValueError("shard_group needs zero_stage 3 or fsdp: only there are parameters sharded")
+        if self.communication == "bf16" and stage == 0:
+            raise ValueError("communication: bf16 needs zero_stage 1, 2 or 3")
+        return self
 
 
 class LoggingConfig(Config):

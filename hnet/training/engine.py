@@ -7,20 +7,22 @@ every method that the loop calls must be called by every rank.
 import contextlib
 import datetime
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
 from hnet.data.batch import Batch
 from hnet.distributed import environment
 from hnet.distributed.collectives import barrier, shut_down
 from hnet.distributed.sequence_parallel import SequenceGroup, open_sequence_group
 from hnet.errors import ConfigError
+from hnet.model.initialization import Whole
+from hnet.model.language_model import LanguageModel
 from hnet.training.config import RunConfig
 from hnet.training.fragments import Fragment, Read, deal, load_whole, whole_fragments
 from hnet.training.optimizer import Optimizer
@@ -74,9 +76,18 @@ class Engine(ABC):
         return self.rank == 0
 
     @property
-    def model(self) -> nn.Module:
-        """The language model without wrappers. Under ZeRO-3 its parameters are shards."""
+    def model(self) -> LanguageModel:
+        """The language model without wrappers. Its parameters are shards where `shards_parameters`."""
         return self.module.model
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether no rank holds the whole model: then it is built on "meta" and `shard` comes before `prepare`."""
+        return False
+
+    def shard(self, model: LanguageModel) -> Whole:
+        """Give the parameters of a model on "meta" this rank's shards, unset; returns the way to fill them."""
+        raise NotImplementedError(f"{type(self).__name__} does not shard parameters")
 
     @abstractmethod
     def describe(self) -> str:
@@ -129,6 +140,13 @@ class Engine(ABC):
     def load(self, read: Read, num_updates: int) -> None:
         """After `prepare`: set weights, master weights and AdamW's state as after `num_updates` updates, reading only
         what this rank holds. Called by every rank; what was saved may come from any engine and number of ranks."""
+
+    def _dealt_fragments(self, states: Mapping[Any, Any]) -> Iterator[Fragment]:
+        """Where every rank holds everything: this rank's share of the parameters and of AdamW's `states`."""
+        owner = deal(self.shapes(), self.world_size)
+        for name, parameter in self.model.named_parameters():
+            if owner[name] == self.rank:
+                yield from whole_fragments(name, parameter, states.get(parameter, {}))
 
     def to_device(self, batch: Batch) -> DeviceBatch:
         """The tensors of a micro-batch where the model is: all of them, or this rank's piece."""
@@ -191,11 +209,7 @@ class PlainEngine(Engine):
             group["lr"] = rate * factor
 
     def fragments(self) -> Iterator[Fragment]:
-        owner = deal(self.shapes(), self.world_size)
-        states = self.optimizer.torch_optimizer.state
-        for name, parameter in self.model.named_parameters():
-            if owner[name] == self.rank:
-                yield from whole_fragments(name, parameter, states.get(parameter, {}))
+        return self._dealt_fragments(self.optimizer.torch_optimizer.state)
 
     def load(self, read: Read, num_updates: int) -> None:
         load_whole(self.model, self.optimizer.torch_optimizer, read, num_updates)
@@ -211,7 +225,7 @@ def group_settings(config: RunConfig) -> InitProcessGroupKwargs:
 
 
 def open_engine(config: RunConfig) -> Engine:
-    """DeepSpeed when `engine.zero_stage` is set or the launcher asks for it, else `PlainEngine`.
+    """The engine that `engine` of the configuration, or else the launcher, asks for.
 
     Raises ConfigError if the processes do not divide into groups of `engine.sequence_parallel`.
     """
@@ -226,13 +240,19 @@ def open_engine(config: RunConfig) -> Engine:
 
 
 def _open(config: RunConfig) -> Engine:
-    stage: int | None = config.engine.zero_stage
-    if stage is None:
-        stage = environment.deepspeed_stage()
-    if stage is None:
+    if config.engine.fsdp:
+        from hnet.training.fsdp_engine import FSDPEngine
+
+        return FSDPEngine(config)
+    stage = environment.deepspeed_stage()
+    if config.engine.zero_stage is None and config.engine.deepspeed_config is None and stage is None:
         return PlainEngine(config)
     if not torch.cuda.is_available():
         environment.set_defaults(DS_ACCELERATOR="cpu")  # before the import, which otherwise warns that it found none
     from hnet.training.deepspeed_engine import DeepSpeedEngine
+    from hnet.training.deepspeed_settings import deepspeed_settings
 
-    return DeepSpeedEngine(config, stage)
+    settings = deepspeed_settings(
+        config, environment.world_size(), default_stage=1 if stage is None else stage, on_gpu=torch.cuda.is_available()
+    )
+    return DeepSpeedEngine(config, settings)

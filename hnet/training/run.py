@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from hnet.config import save_config
 from hnet.data import shard
 from hnet.data.stream import TrainStream, build_stream
@@ -18,21 +16,17 @@ from hnet.distributed.assignment import Sync
 from hnet.distributed.balance import WindowBalance
 from hnet.distributed.watchdog import Watchdog
 from hnet.errors import ConfigError
-from hnet.model.language_model import LanguageModel
 from hnet.model.loading import CONFIG
-from hnet.model.stack import Block
 from hnet.training import checkpoints
+from hnet.training.building import prepare
 from hnet.training.callbacks.base import Callback, Row
 from hnet.training.checkpoint_folder import CheckpointFolder
 from hnet.training.checkpoint_writer import CheckpointWriter
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, open_engine
-from hnet.training.mixed_precision import compute_in_bf16
-from hnet.training.optimizer import build_optimizer
 from hnet.training.state import TrainState
 from hnet.training.step import StepResult, TrainStep
 from hnet.training.stop_signal import StopSignal
-from hnet.training.training_module import TrainingModule
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +96,7 @@ def open_run(config: RunConfig) -> Iterator[Run]:
         if checkpoint is not None:
             checkpoints.check_model_fits(checkpoint, config)
         stream = stack.enter_context(open_stream(config, engine))
-        _prepare(config, engine)
+        prepare(config, engine, is_new=checkpoint is None)
         state = TrainState() if checkpoint is None else checkpoints.load_checkpoint(checkpoint, engine, stream)
         if engine.is_main:
             _announce(config, engine, checkpoint)
@@ -143,7 +137,7 @@ def build_balance(config: RunConfig, engine: Engine) -> WindowBalance | None:
             f"training.global_batch_bytes do not divide over {shares} micro-batches; make it a multiple of "
             f"{shares * config.data.sequence_length}"
         )
-    sync: Sync = "micro_batch" if config.engine.zero_stage == 3 else "step"
+    sync: Sync = "micro_batch" if engine.shards_parameters else "step"
     return WindowBalance(config.model, rank=engine.rank, world_size=engine.world_size, sync=sync, device=engine.device)
 
 
@@ -159,27 +153,6 @@ def num_micro_batches(config: RunConfig, world_size: int) -> int:
     """Micro-batches of every rank per step."""
     per_step, per_micro_batch = batch_windows(config, world_size)
     return shard.num_micro_batches(per_step, world_size, per_micro_batch)
-
-
-def build_model(config: RunConfig) -> LanguageModel:
-    """The model as `training` asks for it, initialised from `training.seed`, the same on every rank."""
-    torch.manual_seed(config.training.seed)
-    model = LanguageModel(config.model)
-    model.set_activation_checkpointing(config.training.activation_checkpointing)
-    if config.training.precision == "bf16":
-        compute_in_bf16(model)
-    if config.training.compile:
-        for module in model.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=True)
-    return model
-
-
-def _prepare(config: RunConfig, engine: Engine) -> None:
-    model = build_model(config)
-    model.to(engine.device)
-    optimizer = build_optimizer(model, config.optimizer)
-    engine.prepare(TrainingModule(model), optimizer)
 
 
 def _announce(config: RunConfig, engine: Engine, checkpoint: Path | None) -> None:

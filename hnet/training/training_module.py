@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hnet.model.language_model import LanguageModel
 from hnet.model.losses import cross_entropy_sum
 from hnet.model.sharding import Shard
 
@@ -40,7 +41,7 @@ class DeviceBatch:
 class TrainingModule(nn.Module):
     """The language model and its sums as one module, so that each engine wraps exactly one call."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.model = model
 

@@ -21,6 +21,7 @@ class DepthwiseConv(nn.Module):
 
     def __init__(self, channels: int, taps: int, *, device: torch.device | str | None = None) -> None:
         super().__init__()
+        self.taps = taps
         self.weight = nn.Parameter(torch.empty(channels, taps, device=device))
         self.bias = nn.Parameter(torch.empty(channels, device=device))
 

@@ -1,0 +1,43 @@
+"""From a configuration to a model that an engine trains."""
+
+import torch
+
+from hnet.model.initialization import draw_as_constructed, initialize
+from hnet.model.language_model import LanguageModel
+from hnet.model.stack import Block
+from hnet.training.config import RunConfig
+from hnet.training.engine import Engine
+from hnet.training.mixed_precision import compute_in_bf16
+from hnet.training.optimizer import build_optimizer
+from hnet.training.training_module import TrainingModule
+
+
+def prepare(config: RunConfig, engine: Engine, *, is_new: bool = True) -> None:
+    """Build the model, sharded from the start where the engine shards parameters, and hand it to the engine.
+
+    The weights are those that `training.seed` gives, the same on every engine and number of ranks. Unless `is_new`
+    they may be left unset, for `Engine.load` to read.
+    """
+    torch.manual_seed(config.training.seed)
+    if engine.shards_parameters:
+        model = LanguageModel(config.model, device="meta")
+        _configure(model, config)
+        whole = engine.shard(model)
+        if is_new:
+            draw_as_constructed(model)
+            initialize(model, whole=whole)
+    else:
+        model = LanguageModel(config.model)
+        _configure(model, config)
+        model.to(engine.device)
+    engine.prepare(TrainingModule(model), build_optimizer(model, config.optimizer))
+
+
+def _configure(model: LanguageModel, config: RunConfig) -> None:
+    model.set_activation_checkpointing(config.training.activation_checkpointing)
+    if config.training.precision == "bf16":
+        compute_in_bf16(model)
+    if config.training.compile:
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=True)

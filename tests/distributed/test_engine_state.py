@@ -1,0 +1,137 @@
+"""How engines build, hold, hand over and measure a model's state, on real ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch.profiler import ProfilerActivity, profile
+from unequal import deepspeed_file, make_config, reader, start, train
+
+from hnet.distributed.collectives import gather_objects
+from hnet.model.language_model import LanguageModel
+from hnet.testing.ranks import run_distributed
+from hnet.training.building import prepare
+from hnet.training.engine import Engine, open_engine
+from hnet.training.fragments import MOMENTS
+
+DEEP = "model.stages.2.main=T8"
+
+
+def whole_state(engine: Engine) -> dict[str, torch.Tensor]:
+    """All ranks' fragments put together. Fails where one is missing, or an element comes twice."""
+    shapes = engine.shapes()
+    own = [(fragment.tensor, fragment.start, fragment.values.clone()) for fragment in engine.fragments()]
+    times: dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    for name, begin, values in (piece for pieces in gather_objects(own) for piece in pieces):
+        size = shapes[name.partition("/")[2]].numel()
+        state.setdefault(name, torch.zeros(size))[begin : begin + values.numel()] = values
+        times.setdefault(name, torch.zeros(size))[begin : begin + values.numel()] += 1
+    kinds = {name.partition("/")[0] for name in state}
+    assert state.keys() == {f"{kind}/{name}" for kind in kinds for name in shapes}
+    assert all(bool((count == 1).all()) for count in times.values())
+    assert {"weight"} <= kinds <= {"weight", *MOMENTS}
+    return state
+
+
+def built(rank: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Weights as the seed gives them, and the most memory while parameters were made and filled."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = make_config(settings, DEEP)
+    engine = open_engine(config)
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    hand_over = engine.prepare
+
+    def stop_and_hand_over(*parts: Any) -> None:
+        profiler.stop()
+        hand_over(*parts)
+
+    engine.prepare = stop_and_hand_over  # type: ignore[method-assign]
+    profiler.start()
+    prepare(config, engine)
+    return {"weights": whole_state(engine), "peak": peak_bytes(profiler), "generator": torch.get_rng_state()}
+
+
+def peak_bytes(profiler: profile) -> int:
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return most
+
+
+@pytest.mark.parametrize("kind", ["ZeRO 3", "FSDP2"])
+def test_a_sharded_model_is_built_in_pieces_with_the_weights_of_one_process(tmp_path: Path, kind: str) -> None:
+    settings = {"fsdp": True} if kind == "FSDP2" else deepspeed_file(tmp_path)
+    config = make_config({}, DEEP)
+    torch.manual_seed(config.training.seed)
+    model = LanguageModel(config.model)
+    generator = torch.get_rng_state()
+    all_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+    largest = 4 * max(parameter.numel() for parameter in model.parameters())
+    for result in run_distributed(built, 2, settings):
+        for name, parameter in model.named_parameters():
+            assert torch.equal(result["weights"][f"weight/{name}"], parameter.detach().flatten()), name
+        assert torch.equal(result["generator"], generator)
+        assert 0.5 * all_bytes <= result["peak"] <= 0.5 * all_bytes + 4 * largest < 0.8 * all_bytes
+
+
+def handed_over(rank: int, chain: list[dict[str, Any]]) -> list[float]:
+    """Losses of two steps on each engine, each continuing from the fragments of the one before."""
+    losses: list[float] = []
+    state: dict[str, torch.Tensor] = {}
+    for index, settings in enumerate(chain):
+        engine = start(make_config(settings))
+        if state:
+            engine.load(reader(state), 2 * index)
+            assert all(torch.equal(values, state[name]) for name, values in whole_state(engine).items())
+        results, _ = train(make_config(settings), engine, range(2 * index + 1, 2 * index + 3))
+        losses += [result.loss for result in results]
+        state = whole_state(engine)
+    return losses
+
+
+def test_every_engine_continues_from_the_fragments_of_every_other(tmp_path: Path) -> None:
+    offloaded = {"offload_param": {"device": "cpu"}, "offload_optimizer": {"device": "cpu"}}
+    chain: list[dict[str, Any]] = [
+        {},
+        {"zero_stage": 1},
+        {"zero_stage": 3},
+        {"zero_stage": 0},
+        deepspeed_file(tmp_path),
+        {"fsdp": True},
+        {"zero_stage": 2},
+        deepspeed_file(tmp_path, **offloaded),
+        {"zero_stage": 2, "offload": "optimizer"},
+        {"zero_stage": 3, "shard_group": 2},
+        {"fsdp": True, "shard_group": 1},
+        {},
+    ]
+    undisturbed, _ = train(make_config({}), start(make_config({})), range(1, 2 * len(chain) + 1))
+    for losses in run_distributed(handed_over, 2, chain, timeout=300):
+        torch.testing.assert_close(losses, [result.loss for result in undisturbed], atol=1e-5, rtol=0)
+
+
+def groups(rank: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Rank, size, and per group the learning rate and weight decay that AdamW uses at half the rate."""
+    engine = start(make_config(settings))
+    engine.set_learning_rates(0.5)
+    inner = getattr(engine, "zero", engine.optimizer.torch_optimizer)
+    return {
+        "place": [engine.rank, engine.world_size],
+        "groups": [[group["lr"], group["weight_decay"]] for group in inner.param_groups],
+        "names": [list(names) for names in engine.optimizer.names],
+    }
+
+
+@pytest.mark.parametrize("kind", ["ZeRO 1", "ZeRO 3", "FSDP2"])
+def test_groups_survive_sharding_which_hides_shapes_and_ranks_know_their_place(tmp_path: Path, kind: str) -> None:
+    engines = {"ZeRO 1": {"zero_stage": 1}, "ZeRO 3": deepspeed_file(tmp_path), "FSDP2": {"fsdp": True}}
+    alone = groups(0, {})
+    assert alone["groups"] == [[3e-3, 0.0], [3e-3, 0.1], [1.5e-3, 0.0], [1.5e-3, 0.1], [0.75e-3, 0.0], [0.75e-3, 0.1]]
+    for rank, result in enumerate(run_distributed(groups, 2, engines[kind])):
+        assert result == {**alone, "place": [rank, 2]}
