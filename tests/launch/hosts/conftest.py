@@ -35,7 +35,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session")
 def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with hosts(4, tmp_path_factory.mktemp("bed"), small_disk="4m") as made:
+    with hosts(4, tmp_path_factory.mktemp("bed"), small_disk="32m") as made:
         yield made
 
 
@@ -61,7 +61,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Make:
     for name, num_lines in (("train", 300), ("validation", 20)):
         lines = (" ".join(words.choices(TEXT.split(), k=9)) + ".\n" for _ in range(num_lines))
         (texts / f"{name}.txt").write_text("".join(lines))
-    training = {"steps": STEPS, "global_batch_bytes": 512, "checkpoint_every": 4, "log_every": 1, "peak_flops": 1e10}
+    training = {"steps": STEPS, "global_batch_bytes": 512, "checkpoint_every": 5, "log_every": 1, "peak_flops": 1e10}
     tree = {
         "model": "hnet_tiny",
         "data": {

@@ -11,7 +11,7 @@ from tests.launch.hosts.bed import Hosts
 
 ROOT = Path(__file__).parents[3]
 PYTHONPATH = os.pathsep.join(str(ROOT / folder) for folder in ("", "kernels", "launch"))
-STEPS = 24
+STEPS = 40
 
 Make = Callable[..., Path]
 Report = Callable[[str], None]
@@ -22,12 +22,12 @@ def deepspeed(hostfile: Path, run_file: Path) -> list[str]:
     return [*head, "--module", "hnet.train", str(run_file)]
 
 
-def start(nodes: Hosts, command: list[str], log: Path) -> "subprocess.Popen[bytes]":
+def start(nodes: Hosts, command: list[str], log: Path, **more: str) -> "subprocess.Popen[bytes]":
     """Run a launcher on the first host from the log's folder, where DeepSpeed finds the variables for all hosts."""
     (log.parent / ".deepspeed_env").write_text("OMP_NUM_THREADS=1\nDS_ACCELERATOR=cpu\n")
     variables = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     with log.open("wb") as output:
-        return nodes[0].start(command, output=output, cwd=log.parent, **variables)
+        return nodes[0].start(command, output=output, cwd=log.parent, **variables, **more)
 
 
 def losses(output_dir: Path) -> list[float]:
@@ -42,3 +42,22 @@ def difference(found: list[float], undisturbed: list[float]) -> str:
     """Last losses and the largest difference of any step, to print."""
     worst = max(abs(one - other) for one, other in zip(found, undisturbed, strict=True))
     return f"loss {found[-1]:.6f}, one process {undisturbed[-1]:.6f}, largest difference of a step {worst:.1e}"
+
+
+def hnet_launch(hostfile: Path, run_file: Path, *options: str) -> list[str]:
+    """`hnet launch` on the hosts of a file, on their CPUs."""
+    return [sys.executable, "-m", "hnet", "launch", str(run_file), "--cpu", "--hostfile", str(hostfile), *options]
+
+
+def last_step(output_dir: Path) -> int:
+    """The last step that `metrics.jsonl` has; 0 before there is one."""
+    path = output_dir / "metrics.jsonl"
+    # The last line may be half written.
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return max((int(json.loads(line)["step"]) for line in lines if line.endswith("\n")), default=0)
+
+
+def last_words(log: Path, *words: str) -> str:
+    """The last line of a log that holds one of `words`; empty if there is none."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if any(word in line for word in words)), "")

@@ -1,22 +1,30 @@
 """Two and four hosts train to the losses of one, through plain `deepspeed` and through `hnet launch`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.launch.hosts.bed import Hosts
-from tests.launch.hosts.runs import STEPS, Make, Report, deepspeed, difference, losses, start
+from tests.launch.hosts.runs import STEPS, Make, Report, deepspeed, difference, hnet_launch, losses, start
 
 
 @pytest.mark.parametrize("num_hosts", [2, 4])
-def test_deepspeed_on_hosts_gives_the_losses_of_one_process(
-    nodes: Hosts, make_run: Make, undisturbed: list[float], report: Report, tmp_path: Path, num_hosts: int
+@pytest.mark.parametrize("launcher", [deepspeed, hnet_launch])
+def test_hosts_train_to_the_losses_of_one_process(
+    nodes: Hosts,
+    make_run: Make,
+    undisturbed: list[float],
+    report: Report,
+    tmp_path: Path,
+    launcher: Callable[[Path, Path], list[str]],
+    num_hosts: int,
 ) -> None:
     run_file, log = make_run(tmp_path), tmp_path / "log"
-    command = deepspeed(nodes.hostfile(tmp_path / "hostfile", num_hosts), run_file)
+    command = launcher(nodes.hostfile(tmp_path / "hostfile", num_hosts), run_file)
     code = start(nodes, command, log).wait(timeout=300)
     assert code == 0, log.read_text()
     found = losses(tmp_path / "run")
-    report(f"deepspeed --hostfile, {num_hosts} hosts: {difference(found, undisturbed)}")
+    report(f"{launcher.__name__} --hostfile, {num_hosts} hosts: {difference(found, undisturbed)}")
     assert len(found) == STEPS
     assert found == pytest.approx(undisturbed, rel=1e-5)
