@@ -116,7 +116,9 @@ def test_many_hosts_with_one_outcome_share_a_line() -> None:
 
 def test_a_report_is_found_among_other_output() -> None:
     report = reports()["node1"]
-    assert find_report(f"Welcome to node1\nnoise {report.line()}\nbye") == report
+    lines = report.lines()
+    assert find_report("\nmotd\n".join(f"noise {line}" for line in lines)) == report
+    assert find_report("\n".join(lines[:-1])) is None
     assert find_report("bash: python: command not found") is None
 
 

@@ -1,5 +1,6 @@
 """Verdicts on the reports of all nodes: pure functions, one per check."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -118,9 +119,11 @@ def _clock(reports: Reports, _: Needs) -> Iterator[Finding]:
 
 def _folder(reports: Reports, needs: Needs) -> Iterator[Finding]:
     by_node = {report.node: host for host, report in reports.items()}
-    wrote = {report.node for report in reports.values() if report.folder_error is None}
+    views = Counter(report.seen for report in reports.values() if report.connection_error is None)
+    # Where nodes disagree, the few are taken for the wrong ones; of equally many, those unlike the first node.
+    usual = views.most_common(1)[0][0] if views else ()
     for host, report in reports.items():
-        unseen = [by_node[node] for node in sorted(wrote - set(report.seen))]
+        unseen = [by_node[node] for node in usual if node in by_node and node not in report.seen]
         if report.folder_error is not None:
             yield Finding("output_dir", host, report.folder_error, f"make {needs.output_dir} writable on {host}")
         elif report.free_bytes < needs.free_bytes:

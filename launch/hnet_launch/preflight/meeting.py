@@ -59,8 +59,9 @@ class Client:
     """A node's connection to the meeting; a context manager."""
 
     def __init__(self, host: str, port: int, patience: float) -> None:
-        """Keeps trying while the first node starts. Raises OSError if `patience` seconds were not enough."""
-        deadline = time.monotonic() + patience
+        """Keeps trying while the first node starts. Raises OSError if half of `patience` seconds were not enough: a
+        network that loses packets must not make this node later than the first one's patience."""
+        deadline = time.monotonic() + patience / 2
         while True:
             try:
                 self._socket = socket.create_connection((host, port), timeout=max(0.1, deadline - time.monotonic()))

@@ -1,6 +1,7 @@
-"""What the launcher asks of a node, and what the node answers, as one word on a command line and one line of output."""
+"""What the launcher asks of a node, one word on a command line, and what the node answers, a few lines of output."""
 
 import base64
+import re
 
 from pydantic import Field
 
@@ -8,6 +9,8 @@ from hnet.config.base import Config
 from hnet.data.config import SourceConfig
 
 _MARK = "hnet-preflight-report:"
+_PIECE = 400
+"""Characters."""
 
 
 class Request(Config):
@@ -66,15 +69,17 @@ class NodeReport(Config):
     gpu_error: str | None = None
     """Why GPUs could not be looked at, where there seem to be some."""
 
-    def line(self) -> str:
-        """The report as one line of output, which may stand among others."""
-        return f"{_MARK}{base64.urlsafe_b64encode(self.model_dump_json().encode()).decode()}"
+    def lines(self) -> list[str]:
+        """The report as lines of output, which may stand among others; short, as srun breaks long ones."""
+        word = base64.urlsafe_b64encode(self.model_dump_json().encode()).decode()
+        pieces = [word[i : i + _PIECE] for i in range(0, len(word), _PIECE)]
+        return [f"{_MARK}{i}/{len(pieces)}:{piece}" for i, piece in enumerate(pieces, 1)]
 
 
 def find_report(output: str) -> NodeReport | None:
-    """The report among what a node's command has printed; None if it printed none."""
-    for line in output.splitlines():
-        _, mark, word = line.partition(_MARK)
-        if mark:
-            return NodeReport.model_validate_json(base64.urlsafe_b64decode(word.strip()))
-    return None
+    """The report among what a node's command has printed; None if it printed none, or not all of it."""
+    found = re.findall(rf"{_MARK}(\d+)/(\d+):(\S+)", output)
+    if not found or len(found) != int(found[0][1]):
+        return None
+    word = "".join(piece for _, _, piece in sorted(found, key=lambda part: int(part[0])))
+    return NodeReport.model_validate_json(base64.urlsafe_b64decode(word))

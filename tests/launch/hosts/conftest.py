@@ -88,7 +88,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Make:
 def undisturbed(bed: Hosts, make_run: Make, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The losses of one process on one host, step by step."""
     run_file = make_run(tmp_path_factory.mktemp("undisturbed"))
-    bed[0].run([sys.executable, "-m", "hnet.train", str(run_file)], timeout=300, PYTHONPATH=PYTHONPATH)
+    command = [sys.executable, "-m", "hnet.train", str(run_file)]
+    bed[0].run(command, timeout=300, PYTHONPATH=PYTHONPATH, OMP_NUM_THREADS="1")
     return losses(run_file.parent / "run")
 
 
