@@ -42,25 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_slurm(parser.add_argument_group("Slurm"))
     _add_kubernetes(parser.add_argument_group("Kubernetes"))
-    policy = parser.add_argument_group("restarts")
-    policy.add_argument("--max-restarts", type=_natural, default=10, metavar="N", help="default: %(default)s")
-    policy.add_argument(
-        "--preempted-code",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="exit with N when stopped on request and saved (default: %(default)s)",
-    )
-    policy.add_argument(
-        "--stalled-restarts",
-        type=_positive,
-        default=3,
-        metavar="N",
-        help="give up after this many failures without a new checkpoint (default: %(default)s)",
-    )
-    policy.add_argument(
-        "--restart-wait", type=_natural, default=5, metavar="SECONDS", help="doubled each time, at most 5 min"
-    )
+    _add_restarts(parser.add_argument_group("restarts"))
     parser.add_argument(
         "--env",
         action="append",
@@ -72,6 +54,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checks.add_argument("--preflight-only", action="store_true", help="check, and start nothing")
     checks.add_argument("--no-preflight", action="store_true", help="start without checks")
     parser.add_argument("--dry-run", action="store_true", help="print what would be written and run, and do nothing")
+
+
+def _add_restarts(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--max-restarts", type=_natural, default=10, metavar="N", help="default: %(default)s")
+    group.add_argument(
+        "--preempted-code",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="exit with N when stopped on request and saved (default: %(default)s)",
+    )
+    group.add_argument(
+        "--stalled-restarts",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="give up after this many failures without a new checkpoint (default: %(default)s)",
+    )
+    group.add_argument(
+        "--restart-wait", type=_natural, default=5, metavar="SECONDS", help="doubled each time, at most 5 min"
+    )
 
 
 def _add_slurm(group: "argparse._ArgumentGroup") -> None:

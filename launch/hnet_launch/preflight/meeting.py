@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 
 _PROBES = 5
+_GRACE = 15.0
+"""Seconds for what nodes do after they have waited in vain for one that did not come."""
 
 
 class Server(threading.Thread):
@@ -23,7 +25,7 @@ class Server(threading.Thread):
         self._socket.settimeout(0.2)
 
     def run(self) -> None:
-        """Serve until all nodes have left or the patience is over."""
+        """Serve until all nodes have left, or the patience is over and those that are here had time to end."""
         with self._socket:
             while time.monotonic() < self._deadline and len(self._handlers) < self._num_nodes:
                 try:
@@ -34,7 +36,7 @@ class Server(threading.Thread):
                 handler.start()
                 self._handlers.append(handler)
             for handler in self._handlers:
-                handler.join(max(0.0, self._deadline - time.monotonic()))
+                handler.join(max(0.0, self._deadline + _GRACE - time.monotonic()))
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rw") as stream:
@@ -70,7 +72,7 @@ class Client:
                 if time.monotonic() + 1.0 > deadline:
                     raise
                 time.sleep(0.5)
-        self._socket.settimeout(patience + 5.0)
+        self._socket.settimeout(patience + _GRACE)
         self._stream = self._socket.makefile("rw")
 
     def __enter__(self) -> "Client":

@@ -76,7 +76,8 @@ def _meet(request: Request, node: int, folder: Path) -> dict[str, Any]:
     except OSError as error:
         found["connection_error"] = str(error.strerror or error)
     if server is not None:
-        server.join(request.patience)
+        # Ends by itself; other nodes may still need its answers.
+        server.join()
     return found
 
 
