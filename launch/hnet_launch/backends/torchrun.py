@@ -1,10 +1,9 @@
 """torchrun: all ranks of this machine, or this node's share of a job whose nodes meet at a rendezvous."""
 
-import sys
 from dataclasses import dataclass
 
 from hnet_launch.cluster import ClusterConfig
-from hnet_launch.job import RANK_MODULE, Command, Job
+from hnet_launch.job import RANK_MODULE, Command, Job, python_tool
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class TorchrunBackend:
 
     def command(self, job: Job) -> Command:
         """The same on every node."""
-        argv = [sys.executable, "-m", "torch.distributed.run"]
+        argv = [python_tool("torchrun")]
         if self.endpoint is None:
             argv += ["--standalone"]
         else:
