@@ -139,6 +139,13 @@ def stage_flops(
     return flops
 
 
+def document_flops(stage: StageConfig, lengths: NDArray[np.number]) -> NDArray[np.float64]:
+    """(B,) forward FLOPs of a stage's layers for documents of (B,) units each, counted as in `stage_flops`."""
+    units = np.asarray(lengths, dtype=np.float64)
+    keys = mean_keys(units, stage.attention.window)
+    return units * sum(_layer_flops(stage, kind, keys) for kind in stage.layers)
+
+
 def mean_keys(length: Numbers, window: int) -> Numbers:
     """Keys that a causal query sees on average in a document of `length` units.
 

@@ -98,6 +98,8 @@ class EngineConfig(Config):
     """`bf16` halves what ranks send each other of gradients, and rounds it. ZeRO stages 1 to 3."""
     balance: Literal["off", "windows"] = "off"
     """`windows`: deal the windows of each step out by what they are likely to cost, so that ranks do equal work."""
+    exchange_chunks: PositiveInt = 1
+    """Neighbouring ranks that level the chunks of the main stage among themselves, as they are found; 1: none."""
     sequence_parallel: PositiveInt = 1
     """Neighbouring ranks that share each micro-batch, a piece of its units each; 1: every rank has its own."""
     watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
@@ -124,6 +126,15 @@ class EngineConfig(Config):
             raise ValueError("shard_group needs zero_stage 3 or fsdp: only there are parameters sharded")
         if self.communication == "bf16" and stage == 0:
             raise ValueError("communication: bf16 needs zero_stage 1, 2 or 3")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_level(self) -> "EngineConfig":
+        if self.sequence_parallel > 1 and (self.balance != "off" or self.exchange_chunks > 1):
+            raise ValueError(
+                "balance and exchange_chunks are for ranks with micro-batches of their own; with sequence_parallel the "
+                "ranks of a group have equal work already: leave them out"
+            )
         return self
 
 

@@ -14,9 +14,12 @@ from hnet.data.stream import TrainStream, build_stream
 from hnet.data.tokenizer import check_vocab_size, load_tokenizer
 from hnet.distributed.assignment import Sync
 from hnet.distributed.balance import WindowBalance
+from hnet.distributed.chunk_exchange import ChunkExchange
+from hnet.distributed.sequence_parallel import open_sequence_group
 from hnet.distributed.watchdog import Watchdog
 from hnet.errors import ConfigError
 from hnet.model.loading import CONFIG
+from hnet.model.stage import Stage
 from hnet.training import checkpoints
 from hnet.training.building import prepare
 from hnet.training.callbacks.base import Callback, Row
@@ -100,6 +103,7 @@ def open_run(config: RunConfig) -> Iterator[Run]:
         state = TrainState() if checkpoint is None else checkpoints.load_checkpoint(checkpoint, engine, stream)
         if engine.is_main:
             _announce(config, engine, checkpoint)
+        exchange_chunks(config, engine)
         watchdog.observe(engine.model)
         stop = stack.enter_context(StopSignal())
         writer = CheckpointWriter(folder, config, engine)
@@ -139,6 +143,23 @@ def build_balance(config: RunConfig, engine: Engine) -> WindowBalance | None:
         )
     sync: Sync = "micro_batch" if engine.shards_parameters else "step"
     return WindowBalance(config.model, rank=engine.rank, world_size=engine.world_size, sync=sync, device=engine.device)
+
+
+def exchange_chunks(config: RunConfig, engine: Engine) -> None:
+    """What `engine.exchange_chunks` asks for. Raises ConfigError if it does not divide the number of ranks."""
+    size = config.engine.exchange_chunks
+    if size == 1 or engine.world_size == 1:
+        return
+    if engine.world_size % size:
+        raise ConfigError(
+            f"engine.exchange_chunks {size} does not divide the {engine.world_size} processes; give a divisor"
+        )
+    group = open_sequence_group(size, timeout_minutes=config.engine.watchdog_minutes + 1)
+    stage = engine.model.stage
+    while isinstance(stage, Stage) and not stage.config.is_innermost:
+        stage = stage.inner
+    assert group is not None and isinstance(stage, Stage)
+    ChunkExchange(group, stage.config).attach(stage.main)
 
 
 def batch_windows(config: RunConfig, world_size: int) -> tuple[int, int]:
