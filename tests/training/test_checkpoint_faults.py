@@ -75,7 +75,7 @@ def save_badly(rank: int, config: RunConfig, background: RunConfig) -> dict[str,
 
 
 def not_allowed(step: int) -> None:
-    raise PermissionError(13, "Permission denied", "/runs/one/checkpoints")
+    raise PermissionError(13, "Permission denied", "runs/one/checkpoints")
 
 
 def be_killed(rank: int, config: RunConfig) -> None:
@@ -102,7 +102,7 @@ def test_an_error_on_one_rank_is_heard_by_all_and_loses_nothing(make_config: Mak
         assert message.endswith(f"it resumes from {folder}/step-00000001")
         assert results[0][case]["left"] == ["latest", "step-00000001"]
     assert "rank 0 on " in results[0]["not writable"]["message"]
-    assert "/runs/one/checkpoints: Permission denied; make output_dir writable" in results[0]["not writable"]["message"]
+    assert "runs/one/checkpoints: Permission denied; make output_dir writable" in results[0]["not writable"]["message"]
     assert results[0]["not writable"]["left"] == ["latest", "step-00000001"]
     assert results[0]["good"] == {"message": "no error", "left": ["latest", "step-00000001", "step-00000005"]}
 
