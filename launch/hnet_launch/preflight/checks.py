@@ -126,13 +126,13 @@ def _folder(reports: Reports, needs: Needs) -> Iterator[Finding]:
         unseen = [by_node[node] for node in usual if node in by_node and node not in report.seen]
         if report.folder_error is not None:
             yield Finding("output_dir", host, report.folder_error, f"make {needs.output_dir} writable on {host}")
+        elif unseen and report.connection_error is None:
+            cause = f"{needs.output_dir} here lacks files that {', '.join(unseen)} wrote: not one shared folder"
+            yield Finding("output_dir", host, cause, "choose an output_dir on a file system that all nodes mount")
         elif report.free_bytes < needs.free_bytes:
             cause = f"{_size(report.free_bytes)} free, checkpoints take {_size(needs.free_bytes)}"
             remedy = "free some, choose another output_dir, or lower training.keep_checkpoints"
             yield Finding("output_dir", host, cause, remedy)
-        elif unseen and report.connection_error is None:
-            cause = f"{needs.output_dir} here lacks files that {', '.join(unseen)} wrote: not one shared folder"
-            yield Finding("output_dir", host, cause, "choose an output_dir on a file system that all nodes mount")
         else:
             shared = "" if len(reports) == 1 else ", shared"
             yield Finding("output_dir", host, f"writable{shared}, at least {_size(needs.free_bytes)} free")

@@ -52,7 +52,10 @@ def test_a_cut_cable_is_named_and_the_run_continues_when_it_is_back(
     nodes.mend(nodes[1])
     assert process.wait(timeout=SECONDS) == 0, log.read_text()
     found = losses(tmp_path / "run")
-    report(f"cable of node2 cut: '{last_words(log, 'failed after')}'; {difference(found, undisturbed)}")
+    said = last_words(log, "no sign of life")
+    report(f"cable of node2 cut: '{said}'; {difference(found, undisturbed)}")
+    assert "rank 0 on node1 (step " in said and "no sign of life of rank 1 on node2" in said
+    assert "no word from rank 1 on node2" in log.read_text()
     assert found == pytest.approx(undisturbed, rel=1e-5)
 
 
@@ -64,8 +67,9 @@ def test_a_full_disk_is_named_and_the_run_continues_when_there_is_room(
     process = started(nodes, run_file, log, output_dir=output_dir)
     nodes[0].run(f"dd if=/dev/zero of={disk}/filler bs=64k || true")
     assert process.wait(timeout=SECONDS) != 0
-    report(f"disk full: '{last_words(log, 'No space left')}'")
-    assert "No space left on device" in log.read_text()
+    said = last_words(log, "could not be saved")
+    report(f"disk full: '{said}'")
+    assert "No space left on device" in said and "free disk space" in said
     nodes[0].run(f"rm {disk}/filler")
     hostfile = tmp_path / "hostfile"
     again = start(nodes, hnet_launch(hostfile, run_file, *OPTIONS), tmp_path / "again")

@@ -41,6 +41,7 @@ def test_a_host_with_other_data_and_another_disk_is_named(
     failed = [line.split(maxsplit=3)[1:] for line in text.splitlines() if line.startswith("FAILED")]
     report("; ".join(f"{check} {host} {cause}" for check, host, cause in failed))
     assert [(check, host) for check, host, _ in failed] == [("output_dir", "node2"), ("data", "node2")]
+    assert "files that node1, node3 wrote: not one shared folder" in text
     assert "on node1: 1 documents, 900 bytes" in text
     assert "-> copy" in text and "nothing was started" in text
 
