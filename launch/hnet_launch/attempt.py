@@ -18,8 +18,11 @@ from hnet_launch.parent import die_with_parent
 
 LAUNCHER_LOG = "launcher.log"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-_CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
-"""What a rank says because another one is gone."""
+_CONSEQUENCES = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited"),
+    *("no sign of life of", "held up by", "does not answer", "DistBackendError", "Gloo", "gloo"),
+)
+"""What a rank says because another one is gone, or does not move."""
 _LAST_WORDS = 12
 
 
@@ -67,7 +70,6 @@ def run_attempt(command: Command, folder: Path, console: TextIO | None = None) -
     SIGINT, SIGTERM, SIGUSR1 and SIGHUP that we get make the tool stop its ranks, which then save.
     """
     command.write_files()
-    folder.mkdir(parents=True, exist_ok=True)
     result, begin = AttemptResult(), time.monotonic()
     try:
         process = subprocess.Popen(
@@ -81,13 +83,23 @@ def run_attempt(command: Command, folder: Path, console: TextIO | None = None) -
             preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )
         assert process.stdout is not None
-        with _stopping(process, command.stop_signal, result), (folder / LAUNCHER_LOG).open("ab") as log:
+        with _stopping(process, command.stop_signal, result), _log(folder) as log:
             _follow(process.stdout, log, console or sys.stdout, result)
             result.code = process.wait()
     finally:
         command.remove_secrets()
     result.seconds = time.monotonic() - begin
     return result
+
+
+def _log(folder: Path) -> BinaryIO:
+    """Where everything goes that the console shows; nowhere if the disk is full."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / LAUNCHER_LOG).open("ab")
+    except OSError as error:
+        print(f"hnet launch: no {folder / LAUNCHER_LOG}: {error.strerror or error}", file=sys.stderr, flush=True)
+        return open(os.devnull, "wb")
 
 
 def _follow(output: IO[bytes], log: BinaryIO, console: TextIO, result: AttemptResult) -> None:

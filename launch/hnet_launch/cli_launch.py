@@ -128,7 +128,7 @@ class _Launch:
         first = self.first_index()
         self.command(first)  # a missing tool is told before nodes are checked
         if not arguments.no_preflight:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            Command((), files=self.run_text()).write_files()
             print(preflight(self.config, self.job(first), backend), flush=True)
         if arguments.preflight_only:
             return 0

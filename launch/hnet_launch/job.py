@@ -58,15 +58,19 @@ class Command:
     """What makes the tool tell all ranks to save and stop."""
 
     def write_files(self) -> None:
-        """Write what the command reads."""
-        for path, text in self.files.items():
-            replace_text(path, text)
-        for path, text in self.secret_files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+        """Write what the command reads. Raises UserError, naming the file, where that is not possible."""
+        try:
+            for path, text in self.files.items():
+                replace_text(path, text)
+            for path, text in self.secret_files.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    file.write(text)
+        except OSError as error:
+            cause = f"cannot write {path}: {error.strerror or error}"
+            raise UserError(f"{cause}; make room or choose another output_dir") from error
 
     def remove_secrets(self) -> None:
         """Remove the files that only the user could read."""

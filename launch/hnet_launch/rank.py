@@ -118,7 +118,9 @@ def _copy_lines(source: BinaryIO, path: Path | None, console: _Console, tail: de
         console.write(f"cannot write the log of this rank: {error}")
     for line in source:
         line = line if line.endswith(b"\n") else line + b"\n"
-        tail.append(line)
+        # The frames of a traceback would push out what explains it.
+        if line.strip() and not line.startswith((b" ", b"\t")):
+            tail.append(line)
         console.copy(line)
         try:
             if log is not None:

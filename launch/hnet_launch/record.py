@@ -32,18 +32,18 @@ class LaunchRecord:
         }
 
     def save(self) -> None:
-        """Write it; a crash leaves the old file or the whole new one."""
-        replace_text(self._path, json.dumps([*self._before, self._launch], indent=1))
+        """Write it; says so where that is not possible, as on a full disk, which is no reason to end a run."""
+        try:
+            replace_text(self._path, json.dumps([*self._before, self._launch], indent=1))
+        except OSError as error:
+            print(f"hnet launch: cannot write {self._path}: {error.strerror or error}", flush=True)
 
     def add(self, attempt: Attempt) -> None:
-        """Add an attempt and write the record again; says so where that is not possible, as on a full disk."""
+        """Add an attempt and write the record again."""
         fields = {"attempt": attempt.index, "outcome": attempt.outcome.value, "cause": attempt.cause}
         steps = {"first_step": attempt.first_step, "last_step": attempt.last_step}
         self._attempts.append({**fields, **steps, "seconds": round(attempt.seconds, 1)})
-        try:
-            self.save()
-        except OSError as error:
-            print(f"hnet launch: cannot write {self._path}: {error}")
+        self.save()
 
 
 def _read(path: Path) -> list[Any]:

@@ -14,6 +14,8 @@ from hnet_launch.job import Command
 PREEMPTED = "preempted"
 """File that a run leaves in its output_dir when it was stopped, and saved, before its last step."""
 LONGEST_WAIT = 300.0
+SAVING_SECONDS = 40.0
+"""DeepSpeed leaves the ranks of other hosts alone when it is told to stop, and gives them 30 s to end."""
 
 
 class Outcome(StrEnum):
@@ -59,6 +61,13 @@ class Run:
         """Whether the last step is saved."""
         return self.last_step is not None and self.last_step >= self.steps
 
+    def wait_until_saved(self, sleep: Callable[[float], None]) -> None:
+        """Wait, for a limited time, until ranks that were told to stop have saved."""
+        for _ in range(int(SAVING_SECONDS)):
+            if (self.output_dir / PREEMPTED).exists() or self.is_finished:
+                return
+            sleep(1.0)
+
     def outcome(self, result: AttemptResult) -> Outcome:
         """What an attempt came to. The tool's exit code alone does not say: DeepSpeed's is 0 if pdsh was killed."""
         if result.code == 0 and self.is_finished:
@@ -103,6 +112,9 @@ def supervise(
         before = run.last_step
         (run.output_dir / PREEMPTED).unlink(missing_ok=True)
         result = run_attempt(make_command(index), logs(index))
+        if result.stop_signal is not None and result.silent:
+            _say("waiting for the ranks that are out of sight to save")
+            run.wait_until_saved(sleep)
         outcome, after = run.outcome(result), run.last_step
         cause = "" if outcome is Outcome.FINISHED else describe(result, logs(index))
         attempt = Attempt(index, outcome, cause, result.seconds, before, after, result)

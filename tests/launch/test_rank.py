@@ -83,7 +83,7 @@ def test_lines_go_to_a_log_and_with_a_prefix_to_the_console(tmp_path: Path) -> N
 
 
 def test_the_end_of_a_killed_rank_is_told_with_its_last_lines(tmp_path: Path) -> None:
-    code = "import os; print('x' * 10000); print('last words'); os.kill(os.getpid(), 9)"
+    code = "import os; print('x' * 10000); print('last words\\n  File a.py, line 3\\n'); os.kill(os.getpid(), 9)"
     process = _start(tmp_path, code)
     lines = process.communicate(timeout=60)[0].splitlines()
     ended = parse_event(lines[-1])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hnet.errors import UserError
 from hnet_launch.attempt import AttemptResult, run_attempt
 from hnet_launch.environment import Environment
 from hnet_launch.events import Ended, Started
@@ -100,6 +101,35 @@ def test_a_run_that_saved_on_request_is_not_started_again(lives: Lives, capfd: A
     attempt = lives("save(7); (out / 'preempted').touch()")
     assert (attempt.index, attempt.outcome) == (0, Outcome.PREEMPTED)
     assert "stopped on request and saved, at checkpoint step-00000007" in capfd.readouterr().err
+
+
+def test_ranks_out_of_sight_are_given_time_to_save(lives: Lives, tmp_path: Path, capfd: Any) -> None:
+    begun = Started(host="node2", rank=1, pid=1).to_line()
+    stop = "os.kill(os.getppid(), signal.SIGTERM)"
+    code = f"say({begun!r}); signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); {stop}; time.sleep(60)"
+
+    class Waits(list[float]):
+        """After the third wait the rank has saved."""
+
+        def append(self, seconds: float) -> None:
+            super().append(seconds)
+            if len(self) == 3:
+                (tmp_path / "out" / "preempted").touch()
+
+    (tmp_path / "out").mkdir()
+    waits = Waits()
+    assert lives(code, waits=waits).outcome is Outcome.PREEMPTED
+    assert waits == [1.0, 1.0, 1.0] and "out of sight" in capfd.readouterr().err
+
+
+def test_a_full_disk_is_told(tmp_path: Path, capfd: Any) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    assert run_attempt(Command((sys.executable, "-c", "print('still shown')")), file / "logs").code == 0
+    told = capfd.readouterr()
+    assert "still shown" in told.out and f"no {file}/logs/launcher.log" in told.err
+    with pytest.raises(UserError, match=f"cannot write {file}/run.yaml: .*; make room or choose another output_dir"):
+        Command((), files={file / "run.yaml": "text"}).write_files()
 
 
 def test_exit_code_0_before_the_last_step_is_no_success(lives: Lives) -> None:
