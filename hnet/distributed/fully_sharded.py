@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 
@@ -21,6 +21,12 @@ def shard_fully(model: nn.Module, units: Iterable[nn.Module], *, device_type: st
     for unit in units:
         fully_shard(unit, mesh=mesh)
     fully_shard(model, mesh=mesh)
+
+
+def shard_again(model: nn.Module) -> None:
+    """Let go of what a forward pass has gathered of a model that `shard_fully` has sharded."""
+    assert isinstance(model, FSDPModule)
+    model.reshard()
 
 
 def local(tensor: Tensor) -> Tensor:

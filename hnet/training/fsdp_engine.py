@@ -10,7 +10,7 @@ from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 
 from hnet.distributed import environment
-from hnet.distributed.fully_sharded import full, holds_first_copy, local, local_range, shard_fully
+from hnet.distributed.fully_sharded import full, holds_first_copy, local, local_range, shard_again, shard_fully
 from hnet.errors import ConfigError
 from hnet.model.initialization import Whole
 from hnet.model.language_model import LanguageModel
@@ -63,7 +63,10 @@ class FSDPEngine(Engine):
 
     @torch.no_grad()
     def evaluate(self, batch: DeviceBatch) -> ForwardSums:
-        return self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
+        sums = self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
+        # What lies outside of blocks stays gathered until a backward pass, which does not follow.
+        shard_again(self.model)
+        return sums
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         self.accelerator.backward(loss * self.world_size)

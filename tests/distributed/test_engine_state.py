@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch.profiler import ProfilerActivity, profile
-from unequal import deepspeed_file, make_config, reader, start, train
+from unequal import deepspeed_file, make_config, micro_batches, reader, start, train
 
 from hnet.distributed.collectives import gather_objects
 from hnet.model.language_model import LanguageModel
@@ -91,6 +91,8 @@ def handed_over(rank: int, chain: list[dict[str, Any]]) -> list[float]:
             assert all(torch.equal(values, state[name]) for name, values in whole_state(engine).items())
         results, _ = train(make_config(settings), engine, range(2 * index + 1, 2 * index + 3))
         losses += [result.loss for result in results]
+        # A checkpoint may follow a validation.
+        engine.evaluate(engine.to_device(micro_batches(1, rank, engine.world_size)[0]))
         state = whole_state(engine)
     return losses
 
