@@ -16,7 +16,7 @@ from hnet.testing.processes import process_context
 
 
 def run_distributed(
-    function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 120.0
+    function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0
 ) -> list[Any]:
     """Call `function(rank, *arguments)` in `world_size` processes of one gloo group; the results in rank order.
 

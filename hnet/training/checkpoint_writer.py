@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hnet.config import save_config
 from hnet.data.stream import TrainStream
+from hnet.distributed.balance import WindowBalance
 from hnet.distributed.collectives import broadcast_object, gather_on_main, max_over_ranks
 from hnet.errors import CheckpointError
 from hnet.model.loading import CONFIG
@@ -38,6 +39,8 @@ from hnet.training.fragments import WEIGHT, Fragment
 from hnet.training.state import TrainState
 
 RANDOM = "random.safetensors"
+BALANCE = "balance/"
+"""Prefix in `random.safetensors` of what `engine.balance` has learnt."""
 STATE = "state.json"
 
 _DONE, _WRITING, _FAILED = 0, 1, 2
@@ -75,6 +78,7 @@ class _Pending:
 
     step: int
     counters: dict[str, Any]
+    balance: dict[str, Tensor]
     shapes: dict[str, torch.Size]
     part: "Future[_Part]"
 
@@ -87,7 +91,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, "checkpoint") if config.training.async_checkpoints else None
         self._pending: _Pending | None = None
 
-    def save(self, state: TrainState, stream: TrainStream) -> None:
+    def save(self, state: TrainState, stream: TrainStream, balance: WindowBalance | None = None) -> None:
         """Write everything after `state.step` steps; in the background, only begin to. Raises CheckpointError."""
         self.wait()
         step, engine = state.step, self._engine
@@ -100,7 +104,10 @@ class CheckpointWriter:
         else:
             written = Future()
             written.set_result(_write(self._folder.draft(step), tensors, part))
-        self._pending = _Pending(step, {**asdict(state), "data": stream.state_dict()}, engine.shapes(), written)
+        counters = {**asdict(state), "data": stream.state_dict()}
+        learnt = {} if balance is None else balance.state_dict()
+        arrays = {f"{BALANCE}{name}": torch.from_numpy(array) for name, array in learnt.items()}
+        self._pending = _Pending(step, counters, arrays, engine.shapes(), written)
         if self._thread is None:
             self.wait()
 
@@ -131,7 +138,7 @@ class CheckpointWriter:
         save_config(self._config, draft / CONFIG)
         (draft / STATE).write_text(json.dumps(pending.counters))
         random = {f"rank{rank}/{key}": value for rank, part in enumerate(parts) for key, value in part.random.items()}
-        save_file(random, draft / RANDOM)
+        save_file(random | pending.balance, draft / RANDOM)
         if len(parts) > 1:
             small.append(INDEX)
             files = {name: ranges for part in parts for name, ranges in part.ranges.items()}

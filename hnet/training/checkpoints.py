@@ -3,7 +3,8 @@
     config.yaml             the resolved run
     model.safetensors       fp32 weights by parameter name; `hnet.load` reads these two
     optimizer.safetensors   AdamW's moments, `exp_avg/NAME` and `exp_avg_sq/NAME`
-    random.safetensors      torch's generators of every rank, `rankR/cpu` and `rankR/cuda`
+    random.safetensors      torch's generators of every rank, `rankR/cpu` and `rankR/cuda`, and with `engine.balance`
+                            what it has learnt of the routers, `balance/...`
     state.json              counters and the position in the data
     manifest.json           size and checksum of each of these, written last
 
@@ -31,12 +32,13 @@ from torch import Tensor
 
 from hnet.config import load_config
 from hnet.data.stream import TrainStream
+from hnet.distributed.balance import WindowBalance
 from hnet.distributed.collectives import broadcast_object, gather_objects
 from hnet.errors import CheckpointError, ConfigError
 from hnet.model.loading import CONFIG
 from hnet.model.saved_tensors import SavedTensors
 from hnet.training.checkpoint_folder import CheckpointFolder
-from hnet.training.checkpoint_writer import RANDOM, STATE
+from hnet.training.checkpoint_writer import BALANCE, RANDOM, STATE
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine
 from hnet.training.fragments import WEIGHT
@@ -106,6 +108,14 @@ def load_checkpoint(checkpoint: Path, engine: Engine, stream: TrainStream) -> Tr
     stream.load_state_dict(position)
     _restore_random(_load(checkpoint / RANDOM), engine)
     return state
+
+
+def load_balance(checkpoint: Path, balance: WindowBalance) -> None:
+    """Continue with what the saved run had learnt; one that had nothing to learn leaves `balance` as it is."""
+    arrays = _load(checkpoint / RANDOM)
+    learnt = {name.removeprefix(BALANCE): arrays[name].numpy() for name in arrays if name.startswith(BALANCE)}
+    if learnt:
+        balance.load_state_dict(learnt)
 
 
 def differing_keys(old: Any, new: Any, prefix: str) -> list[tuple[str, Any, Any]]:

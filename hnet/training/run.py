@@ -47,6 +47,7 @@ class Run:
     state: TrainState
     stop: StopSignal
     watchdog: Watchdog
+    balance: WindowBalance | None = None
     callbacks: list[Callback] = field(default_factory=list)
     extras: Row = field(default_factory=dict)
     """Fields that callbacks add to the row of the current step; with any, the step is logged."""
@@ -79,7 +80,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of the current state, or begin to in the background; every rank must call."""
         self.watchdog.entered("checkpoint")
-        self.writer.save(self.state, self.stream)
+        self.writer.save(self.state, self.stream, self.balance)
 
 
 @contextlib.contextmanager
@@ -107,8 +108,11 @@ def open_run(config: RunConfig) -> Iterator[Run]:
         watchdog.observe(engine.model)
         stop = stack.enter_context(StopSignal())
         writer = CheckpointWriter(folder, config, engine)
-        train_step = TrainStep(config, engine, watchdog.entered, build_balance(config, engine))
-        yield Run(config, engine, stream, train_step, folder, writer, state, stop, watchdog)
+        balance = build_balance(config, engine)
+        if balance is not None and checkpoint is not None:
+            checkpoints.load_balance(checkpoint, balance)
+        train_step = TrainStep(config, engine, watchdog.entered, balance)
+        yield Run(config, engine, stream, train_step, folder, writer, state, stop, watchdog, balance)
     # Not reached after an error: ranks that have failed apart cannot meet to say goodbye.
     engine.close()
 

@@ -82,7 +82,7 @@ def test_windows_of_a_batch_join_to_it(tmp_path: Path) -> None:
     assert numbers(join_windows(windows)) == numbers(batch)
 
 
-def train(rank: int, tree: dict[str, Any], num_steps: int) -> dict[str, Any]:
+def train(rank: int, tree: dict[str, Any], num_steps: int, *, save_after: int | None = None) -> dict[str, Any]:
     dealt = []
     original = balance.assign
 
@@ -91,29 +91,39 @@ def train(rank: int, tree: dict[str, Any], num_steps: int) -> dict[str, Any]:
         return dealt[-1]
 
     balance.assign = recorded
+    results = []
     with open_run(load_config(RunConfig, tree)) as run:
-        results = [run.next_step() for _ in range(num_steps)]
+        while run.state.step < num_steps:
+            results.append(run.next_step())
+            if run.state.step == save_after:
+                run.save()
     return {
         "losses": [result.loss for result in results],
         "norms": [result.grad_norm for result in results],
-        "imbalance": [result.imbalance[-1] for result in results],
         "assignments": [assignment.tolist() for assignment in dealt],
     }
 
 
-def test_training_is_the_same_with_and_without(tmp_path: Path) -> None:
+def train_and_save(rank: int, tree: dict[str, Any]) -> dict[str, Any]:
+    return train(rank, tree, 6, save_after=4)
+
+
+def test_training_is_the_same_with_and_without_and_resumed(tmp_path: Path) -> None:
     data = {"train": [{"path": mixed_text(tmp_path / "text"), "split_on": "\f"}], "sequence_length": WINDOW}
     tree = {
-        "output_dir": str(tmp_path / "run"),
+        "output_dir": str(tmp_path / "plain"),
         "model": "hnet_tiny",
         "data": data | {"packing": "whole"},
         "training": {"global_batch_bytes": STEP * WINDOW, "ratio_loss_scope": "global_batch", "peak_flops": 1e9},
         "optimizer": {"learning_rate": 1e-3},
     }
     plain = train(0, tree, 6)
-    ranks = run_distributed(train, 2, tree | {"engine": {"balance": "windows"}}, 6)
+    tree = tree | {"engine": {"balance": "windows"}, "output_dir": str(tmp_path / "balanced")}
+    ranks = run_distributed(train_and_save, 2, tree)
     assert ranks[0] == ranks[1]
     assert ranks[0]["losses"] == pytest.approx(plain["losses"], rel=1e-4)
     assert ranks[0]["norms"] == pytest.approx(plain["norms"], rel=1e-3)
     in_order = [[list(range(8))], [list(range(8, 16))]]
     assert len(ranks[0]["assignments"]) == 6 and in_order not in ranks[0]["assignments"][1:]
+    resumed = run_distributed(train, 2, tree, 6)
+    assert resumed[0] == {name: values[4:] for name, values in ranks[0].items()}
