@@ -1,12 +1,13 @@
 """One attempt: a command runs to its end, its output goes to the console and a file, and what ranks said is kept."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -67,7 +68,7 @@ def _is_consequence(rank: Ended) -> bool:
 def run_attempt(command: Command, folder: Path, console: TextIO | None = None) -> AttemptResult:
     """Run a command to its end. Its output goes to `console` (default: our stdout) and to `folder/launcher.log`.
 
-    SIGINT, SIGTERM, SIGUSR1 and SIGHUP that we get make the tool stop its ranks, which then save.
+    SIGINT, SIGTERM, SIGUSR1 and SIGHUP that we get make the ranks save and stop; a second one is the tool's own way.
     """
     command.write_files()
     result, begin = AttemptResult(), time.monotonic()
@@ -123,13 +124,26 @@ def _follow(output: IO[bytes], log: BinaryIO, console: TextIO, result: AttemptRe
             continue
 
 
-@contextmanager
+def _ranks_here(result: AttemptResult) -> list[Started]:
+    """Running ranks of this machine. Told by us, they have all the time they need to save, and the others stop with
+    them; torchrun and DeepSpeed would kill them after 30 s."""
+    host = socket.gethostname().partition(".")[0]
+    running = [event for rank, event in result.started.items() if rank not in result.ended]
+    return [event for event in running if event.host == host and Path(f"/proc/{event.pid}").exists()]
+
+
+@contextlib.contextmanager
 def _stopping(process: "subprocess.Popen[bytes]", stop_signal: signal.Signals, result: AttemptResult) -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
+        here = [] if result.stop_signal is not None else _ranks_here(result)
         if result.stop_signal is None:
             print(f"hnet launch: {signal.Signals(number).name}: all ranks save and stop", file=sys.stderr, flush=True)
         result.stop_signal = number
-        process.send_signal(stop_signal)
+        for event in here:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(event.pid, signal.SIGUSR1)
+        if not here:
+            process.send_signal(stop_signal)
 
     previous = {number: signal.signal(number, stop) for number in _STOPPING}
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -162,6 +163,18 @@ def test_a_signal_is_passed_on_as_the_tool_wants_it(tmp_path: Path, saves: bool,
     assert result.stop_signal == signal.SIGINT
     assert run.outcome(result) is (Outcome.PREEMPTED if saves else Outcome.STOPPED)
     assert "SIGINT: all ranks save and stop" in capfd.readouterr().err
+
+
+def test_ranks_of_this_machine_are_told_directly(lives: Lives, tmp_path: Path) -> None:
+    host = socket.gethostname().partition(".")[0]
+    event = Started(host=host, rank=0, pid=0).to_line().replace('"pid": 0', '"pid": PID')
+    code = (
+        "signal.signal(signal.SIGUSR1, lambda *_: (save(9), (out / 'preempted').touch(), sys.exit(0)))\n"
+        f"say({event!r}.replace('PID', str(os.getpid())))\n"
+        "time.sleep(0.3); os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    )
+    attempt = lives(code)
+    assert (attempt.outcome, attempt.last_step) == (Outcome.PREEMPTED, 9)
 
 
 def test_variables_reach_the_tool_and_secret_files_go_with_it(tmp_path: Path, capfd: Any) -> None:
