@@ -106,6 +106,7 @@ class _Launch:
             secret=arguments.secret,
             grace_seconds=arguments.signal_seconds,
             max_restarts=arguments.max_restarts,
+            preflight=not arguments.no_preflight,
         )
         (run_text,) = self.run_text().values()
         text = manifest(options, self.cluster, run_text, self.config.output_dir, self.environment)
@@ -119,7 +120,7 @@ class _Launch:
             print(
                 f"not in the manifest: {hidden}; put them into a Kubernetes secret and give --secret", file=sys.stderr
             )
-        path.write_text(text, encoding="utf-8")
+        Command((), files={path: text}).write_files()
         print(apply(path) if arguments.apply else f"wrote {path}; submit it: kubectl apply -f {path}")
 
     def supervise(self) -> int:

@@ -38,6 +38,18 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command line as it may be written down: the values of secrets that `--env` gives are hidden."""
+    shown = []
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, rest = word.partition("=") if word.startswith("--env=") else ("", "", word)
+        name, separator, _ = rest.partition("=")
+        if (option or before == "--env") and separator and is_secret(name):
+            word = f"{option}={name}={HIDDEN}" if option else f"{name}={HIDDEN}"
+        shown.append(word)
+    return shown
+
+
 def collect(environ: Mapping[str, str], extra: Sequence[str] = ()) -> Environment:
     """The allowed variables of `environ`, and those of `extra`: `NAME`, taken from `environ`, or `NAME=VALUE`.
 

@@ -70,7 +70,7 @@ class Command:
                     file.write(text)
         except OSError as error:
             cause = f"cannot write {path}: {error.strerror or error}"
-            raise UserError(f"{cause}; make room or choose another output_dir") from error
+            raise UserError(f"{cause}; make room, or write elsewhere") from error
 
     def remove_secrets(self) -> None:
         """Remove the files that only the user could read."""

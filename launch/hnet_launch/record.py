@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hnet_launch.code_version import code_version
+from hnet_launch.environment import without_secrets
 from hnet_launch.job import Backend, Job, replace_text
 from hnet_launch.supervise import Attempt
 
@@ -23,7 +24,7 @@ class LaunchRecord:
         self._launch = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "host": socket.gethostname(),
-            "command": list(command),
+            "command": without_secrets(command),
             "backend": backend.name,
             "cluster": backend.cluster.model_dump(mode="json"),
             "code": asdict(code_version()),

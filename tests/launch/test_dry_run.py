@@ -29,7 +29,7 @@ CASES = {
     "slurm": "--slurm --cluster h100_8x8 --partition gpu --account lab --time 24:00:00 --sbatch-arg=--exclusive",
     "slurm_cpu": "--slurm --nodes 2 --gpus-per-node 1 --cpu --cpus-per-task 4 --job-name try --env MINE='a b'",
     "jobset": "--kubernetes --cluster h100_8x8 --image example.org/hnet:1 --volume data:/data --secret tokens",
-    "pytorchjob": "--kubernetes pytorchjob --nodes 1 --cpu --image hnet:cpu --volume a:/a --volume b:/b --apply",
+    "pytorchjob": "--kubernetes pytorchjob --cpu --image hnet:cpu --volume a:/a --volume b:/b --apply --no-preflight",
 }
 
 

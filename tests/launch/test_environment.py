@@ -11,7 +11,7 @@ import pytest
 from hnet.errors import ConfigError
 from hnet_launch.backends.deepspeed import DeepSpeedBackend
 from hnet_launch.cluster import ClusterConfig
-from hnet_launch.environment import Environment, collect
+from hnet_launch.environment import Environment, collect, without_secrets
 from hnet_launch.job import Command, Job
 
 Tools = Callable[..., Callable[[], list[dict[str, Any]]]]
@@ -54,6 +54,32 @@ def test_paths_of_modules_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_what_cannot_be_passed_on_is_told(extra: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         collect(SHELL, [extra])
+
+
+def test_a_command_line_is_written_down_without_secrets() -> None:
+    words = [
+        "hnet",
+        "launch",
+        "--env",
+        "A_TOKEN=x",
+        "--env=B_KEY=y",
+        "--env",
+        "C=z",
+        "data.tokenizer=bytes",
+        "--env",
+        "D_KEY",
+    ]
+    shown = [
+        "--env",
+        "A_TOKEN=(hidden)",
+        "--env=B_KEY=(hidden)",
+        "--env",
+        "C=z",
+        "data.tokenizer=bytes",
+        "--env",
+        "D_KEY",
+    ]
+    assert without_secrets(words) == ["hnet", "launch", *shown]
 
 
 def _command(launcher: str, environment: Environment, folder: Path) -> Command:

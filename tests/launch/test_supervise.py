@@ -129,7 +129,7 @@ def test_a_full_disk_is_told(tmp_path: Path, capfd: Any) -> None:
     assert run_attempt(Command((sys.executable, "-c", "print('still shown')")), file / "logs").code == 0
     told = capfd.readouterr()
     assert "still shown" in told.out and f"no {file}/logs/launcher.log" in told.err
-    with pytest.raises(UserError, match=f"cannot write {file}/run.yaml: .*; make room or choose another output_dir"):
+    with pytest.raises(UserError, match=f"cannot write {file}/run.yaml: .*; make room, or write elsewhere"):
         Command((), files={file / "run.yaml": "text"}).write_files()
 
 

@@ -40,6 +40,7 @@ class KubernetesOptions:
     grace_seconds: int = 120
     """How long a pod that is taken away has to save."""
     max_restarts: int = 10
+    preflight: bool = True
 
 
 class _Text(str):
@@ -103,6 +104,7 @@ class _Pods:
         arguments = [f"--nodes={cluster.nodes}", f"--gpus-per-node={cluster.gpus_per_node}"]
         arguments += [f"--rdzv-endpoint={endpoint}:{_PORT}", f"--rdzv-id={options.name}"]
         arguments += ["--cpu"] if cluster.gpu == "cpu" else []
+        arguments += [] if options.preflight else ["--no-preflight"]
         command = ["hnet", "launch", f"{_RUN_FOLDER}/run.yaml", "--torchrun", *arguments]
         variables = {name: v for name, v in self.environment.variables.items() if name not in _OF_THIS_MACHINE}
         body: dict[str, Any] = {
