@@ -67,6 +67,7 @@ def test_healthy_nodes_pass_every_check() -> None:
         ({"sources": {}, "source_errors": {"stores/text": "gone"}}, "data", "gone", "mount stores/text on node2"),
         ({"sources": {"stores/text": "8 documents"}}, "data", "on node1: 9 documents", "copy stores/text from node1"),
         ({"gpus": (GPU,)}, "gpus", "1 GPUs, the job starts 2 ranks", "slots"),
+        ({"xids": ("NVRM: Xid (PCI:1): 79, off the bus",)}, "gpus", "Xid (PCI:1): 79", "restart node2"),
         ({"gpu_error": "driver hangs", "gpus": ()}, "gpus", "driver hangs", "driver of node2"),
         ({"gpus": ()}, "gpus", "0 GPUs", "slots"),
         ({"gpus": (GPU, GPU.model_copy(update={"uncorrected_errors": "3"}))}, "gpus", "GPU 1: 3 uncorrected", "reset"),
@@ -177,18 +178,30 @@ def test_a_request_survives_the_command_line(make_config: Callable[..., RunConfi
     assert not set(word) & set("%$'\" *")
 
 
+XIDS = (
+    "[ 9.1] NVRM: Xid (PCI:0000:3b:00): 31, pid=7, a program's own fault\n"
+    "[ 9.2] NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus.\n"
+)
+
+
 @pytest.mark.parametrize(
-    ("script", "found"),
+    ("script", "log", "found"),
     [
-        ("echo 'H100, 570.1, 0, No, 4'", {"gpus": [GPU]}),
-        ("echo 'No devices were found'; exit 6", {"gpu_error": "No devices were found"}),
+        ("echo 'H100, 570.1, 0, No, 4'", "all is well", {"gpus": [GPU], "xids": ()}),
+        (
+            "echo 'H100, 570.1, 0, No, 4'",
+            XIDS,
+            {"gpus": [GPU], "xids": ("NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus.",)},
+        ),
+        ("echo 'No devices were found'; exit 6", "", {"gpu_error": "No devices were found"}),
     ],
 )
-def test_gpus_are_read_from_nvidia_smi(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: dict[str, Any]
+def test_gpus_are_read_from_nvidia_smi_and_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, log: str, found: dict[str, Any]
 ) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/usr/bin/env sh\n{script}\n")
-    tool.chmod(0o755)
+    (tmp_path / "log").write_text(log)
+    for name, text in (("nvidia-smi", script), ("dmesg", f"cat {tmp_path}/log")):
+        (tmp_path / name).write_text(f"#!/usr/bin/env sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert look_at_gpus() == found

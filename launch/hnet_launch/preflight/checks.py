@@ -166,6 +166,7 @@ def _gpus(reports: Reports, needs: Needs) -> Iterator[Finding]:
             yield Finding("gpus", host, "no GPU: ranks compute on the CPU")
             continue
         problems = list(_gpu_problems(report.gpus, first.gpus, first_host, needs.gpus_per_node))
+        problems += [(xid, f"restart {host} and test its GPUs, or leave the host out") for xid in report.xids]
         if problems:
             causes, remedies = zip(*problems, strict=True)
             yield Finding("gpus", host, "; ".join(causes), "; ".join(dict.fromkeys(remedies)))

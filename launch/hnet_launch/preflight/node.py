@@ -1,9 +1,11 @@
 """What runs on every node: `python -m hnet_launch.preflight.node REQUEST NODE` looks around and prints a report."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -24,6 +26,9 @@ PACKAGES = (
 """What a rank's arithmetic or its talk with others depends on."""
 
 _GPU_FIELDS = "name,driver_version,ecc.errors.uncorrected.volatile.total,remapped_rows.pending,memory.used"
+_HARDWARE_XID = re.compile(r"NVRM: Xid \(.*?\): (48|64|74|79|95|119|120)\b.*")
+"""Errors of the driver that do not come from a program: memory that cannot be repaired, NVLink, a GPU off its bus, its
+own processor. NVIDIA, "XID Errors"."""
 _SETTLE_SECONDS = 5.0
 """How long a file of another node may take to appear: network file systems cache their folders."""
 
@@ -51,11 +56,9 @@ def examine(request: Request, node: int) -> NodeReport:
         found["folder_error"] = f"{error.strerror or error}: {error.filename or folder}"
     found |= _meet(request, node, folder)
     (folder / str(node)).unlink(missing_ok=True)
-    try:
+    # Only the last node finds it empty; and where it could not be made there is none.
+    with contextlib.suppress(OSError):
         folder.rmdir()
-    except OSError:
-        # Another node's file is still there, and that node removes the folder; or there never was one.
-        found.setdefault("seen", ())
     return NodeReport(node=node, host_name=socket.gethostname(), **found)
 
 
@@ -146,7 +149,7 @@ def is_on_hub(path: str) -> bool:
 
 
 def look_at_gpus() -> dict[str, Any]:
-    """What nvidia-smi says about every GPU; nothing where there is no nvidia-smi."""
+    """What nvidia-smi and the kernel's log say about GPUs; nothing where there is no nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return {}
     command = ["nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
@@ -157,7 +160,16 @@ def look_at_gpus() -> dict[str, Any]:
     if done.returncode:
         return {"gpu_error": (done.stdout + done.stderr).strip() or f"nvidia-smi ended with {done.returncode}"}
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-    return {"gpus": [GpuReport(**dict(zip(GpuReport.model_fields, row, strict=True))) for row in rows]}
+    gpus = [GpuReport(**dict(zip(GpuReport.model_fields, row, strict=True))) for row in rows]
+    return {"gpus": gpus, "xids": _hardware_xids()}
+
+
+def _hardware_xids() -> tuple[str, ...]:
+    """From the kernel's log, where we may read it."""
+    if shutil.which("dmesg") is None:
+        return ()
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, errors="replace", timeout=60).stdout
+    return tuple(match[0][:200] for match in _HARDWARE_XID.finditer(log))[-4:]
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ class NodeReport(Config):
     """What each data source holds, in words that are equal where the data is."""
     source_errors: dict[str, str] = Field(default_factory=dict)
     gpus: tuple[GpuReport, ...] = ()
+    xids: tuple[str, ...] = ()
+    """Lines of the kernel's log about failures of a GPU's hardware since the machine was started."""
     gpu_error: str | None = None
     """Why GPUs could not be looked at, where there seem to be some."""
 
