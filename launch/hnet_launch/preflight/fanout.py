@@ -1,6 +1,7 @@
-"""One command on every node of a job, through the tool that will start the job: pdsh, srun, or none on one machine."""
+"""One command on every node of a job, through the tool that will start it: pdsh, mpirun, srun; none for one machine."""
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ def on_every_node(argv: Sequence[str], job: Job, backend: Backend, seconds: floa
         return {"localhost": captured([*argv, "0"], environment, Path.cwd(), seconds)}
     if isinstance(backend, SrunBackend):
         return _over_srun(argv, hosts, job, seconds)
+    if isinstance(backend, DeepSpeedBackend) and backend.launcher == "openmpi":
+        return _over_mpi(argv, hosts, job, backend.launcher_arguments, seconds)
     return _over_pdsh(argv, hosts, job, seconds)
 
 
@@ -47,6 +50,18 @@ def _over_srun(argv: Sequence[str], hosts: Sequence[str], job: Job, seconds: flo
     command = ["srun", "--label", f"--nodes={number}", f"--ntasks={number}", "--ntasks-per-node=1", *argv]
     output = captured(command, {**os.environ, **job.environment.all()}, Path.cwd(), seconds)
     return _by_host(output, {str(node): host for node, host in enumerate(hosts)})
+
+
+def _over_mpi(argv: Sequence[str], hosts: Sequence[str], job: Job, options: str, seconds: float) -> dict[str, str]:
+    """One process a node; its number is the rank that Open MPI gives it."""
+    require_tool("mpirun", "install Open MPI on every host, such as: apt-get install openmpi-bin")
+    names = [word for name in job.environment.all() for word in ("-x", name)]
+    placed = ["--host", ",".join(hosts), "-n", str(len(hosts)), "--tag-output", "--bind-to", "none"]
+    command = ["mpirun", *placed, *names, *shlex.split(options), *argv]
+    output = captured(command, {**os.environ, **job.environment.all()}, Path.cwd(), seconds)
+    # A line is "[1,NODE]<stdout>:text".
+    lines = re.sub(r"^\[\d+,(\d+)\]<std\w+>:", r"\1: ", output, flags=re.MULTILINE)
+    return _by_host(lines, {str(node): host for node, host in enumerate(hosts)})
 
 
 def _over_pdsh(argv: Sequence[str], hosts: Sequence[str], job: Job, seconds: float) -> dict[str, str]:

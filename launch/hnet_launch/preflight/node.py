@@ -41,7 +41,8 @@ def main() -> int:
 
 
 def _number(words: list[str]) -> int:
-    return int(words[0] if words else os.environ.get("SLURM_NODEID", "0"))
+    told = (os.environ.get(name) for name in ("SLURM_NODEID", "OMPI_COMM_WORLD_RANK"))
+    return int(words[0] if words else next((number for number in told if number), "0"))
 
 
 def examine(request: Request, node: int) -> NodeReport:
