@@ -72,6 +72,17 @@ class Shard:
         inside = self.documents[(self.documents > self.start) & (self.documents < self.stop)]
         ends = torch.tensor([self.start, self.stop])
         self._local = (torch.cat([ends[:1], inside, ends[1:]]) - self.start).int()
+        # Plain numbers, known beforehand: compiled blocks need not leave their graph to ask for them.
+        self.num_before = self.start - self._opened[peers.rank]
+        """Units of this piece's first document that other processes hold before it."""
+        self.num_continued = int(self._local[1]) if self.num_before else 0
+        """Units at the beginning of this piece whose document began on another process."""
+        self.last_fragment = int(self._local[-2])
+        """Where, in this piece, its last document begins or goes on."""
+        self.total = int(self.documents[-1])
+        """Units of the whole pack, padding included."""
+        self.max_seqlen = int(self.documents.diff().max())
+        """Units of the longest document."""
 
     @classmethod
     def even(cls, peers: Peers, cu_seqlens: Tensor, num_padding: int = 0) -> "Shard":
@@ -83,19 +94,9 @@ class Shard:
         return cls(peers, documents, split_evenly(total + missing, peers.size), num_padding + missing)
 
     @property
-    def total(self) -> int:
-        """Units of the whole pack, padding included."""
-        return int(self.documents[-1])
-
-    @property
     def num_documents(self) -> int:
         """Documents of the whole pack, padding included."""
         return self.documents.numel() - 1
-
-    @property
-    def max_seqlen(self) -> int:
-        """Units of the longest document."""
-        return int(self.documents.diff().max())
 
     @property
     def is_padding(self) -> bool:
@@ -106,21 +107,6 @@ class Shard:
     def num_real(self) -> int:
         """Units of this piece that stand for something."""
         return 0 if self.is_padding else self.stop - self.start
-
-    @property
-    def num_before(self) -> int:
-        """Units of this piece's first document that other processes hold before it."""
-        return self.start - self._opened[self.peers.rank]
-
-    @property
-    def num_continued(self) -> int:
-        """Units at the beginning of this piece whose document began on another process."""
-        return int(self._local[1]) if self.num_before else 0
-
-    @property
-    def last_fragment(self) -> int:
-        """Where, in this piece, its last document begins or goes on."""
-        return int(self._local[-2])
 
     def cu_seqlens(self, device: torch.device) -> Tensor:
         """(b + 1,) int32: the fragments of documents in this piece, from 0."""
