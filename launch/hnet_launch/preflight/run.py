@@ -100,4 +100,6 @@ def _needs(config: RunConfig, request: Request, cluster: ClusterConfig) -> Needs
 
 def _last_line(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    # pdsh ends with the exit code of ssh, which has said why.
+    lines = [line for line in lines if "ssh exited with exit code" not in line] or lines
     return lines[-1][-300:] if lines else "no output"

@@ -54,4 +54,4 @@ def test_a_host_that_cannot_be_reached_is_named(nodes: Hosts, make_run: Make, re
     failed = [line for line in text.splitlines() if line.startswith("FAILED")]
     report(" ".join(" ".join(failed).split()))
     (lost,) = failed
-    assert "reachable" in lost and "node3" in lost and "no report: ssh exited" in lost
+    assert "reachable" in lost and "node3" in lost and "no report: ssh: connect to host node3 port 22" in lost
