@@ -69,6 +69,9 @@ def test_every_module_imports_alone() -> None:
         "hnet.data.config",
         "hnet.training.config",
         "hnet_launch",
+        "hnet_launch.commands",
+        "hnet_launch.rank",
+        "hnet_launch.supervise",
     ],
 )
 def test_light_modules_load_no_torch(modules: str) -> None:
