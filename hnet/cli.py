@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from hnet import __version__
 from hnet.argument_types import integers, natural, number, positive, words
-from hnet.errors import ConfigError, UserError
+from hnet.errors import UserError
 
 if TYPE_CHECKING:
     from hnet.data.tokenizer import Tokenizer
@@ -44,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except UserError as error:
-        # A wrong configuration is wrong on every rank: one of them says so. Data and files may differ between ranks.
-        if not isinstance(error, ConfigError) or os.environ.get("RANK", "0") == "0":
+        if not error.on_every_rank or os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

@@ -8,9 +8,14 @@ exception is a defect of ours and keeps its traceback.
 class UserError(ValueError):
     """Bad input: the message names the field, file or line, what was given, and the remedy."""
 
+    on_every_rank = False
+    """Whether all ranks of a run raise the same, so that one of them need say it."""
+
 
 class ConfigError(UserError):
     """A run or model configuration that cannot be used."""
+
+    on_every_rank = True
 
 
 class DataError(UserError):
@@ -18,4 +23,4 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is incomplete, damaged, or does not fit the run."""
+    """A checkpoint that is incomplete, damaged, does not fit the run, or cannot be written."""

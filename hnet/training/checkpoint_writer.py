@@ -170,6 +170,7 @@ class CheckpointWriter:
                 _drop(self._folder, step)
         error = broadcast_object(error)
         if error is not None:
+            error.on_every_rank = True
             raise error
 
 
@@ -228,7 +229,7 @@ def _describe(error: OSError | SafetensorError, path: Path) -> _Failure:
 def _error(folder: CheckpointFolder, step: int, failures: Mapping[int, tuple[str, _Failure]]) -> CheckpointError:
     """What failed on the first rank, what to do, and what is left."""
     rank, (host, failure) = min(failures.items())
-    others = f" (and on {len(failures) - 1} other ranks)" if len(failures) > 1 else ""
+    others = f" (ranks that failed: {len(failures)})" if len(failures) > 1 else ""
     complete = folder.complete()
     left = f"resumes from {complete[-1]}" if complete else "starts again: there is no earlier checkpoint"
     return CheckpointError(

@@ -62,6 +62,7 @@ def checkpoint_to_resume(folder: CheckpointFolder, engine: Engine) -> Path | Non
         error = own
     first = next((error for error in gather_objects(error) if error is not None), None)
     if first is not None:
+        first.on_every_rank = True
         raise first
     return checkpoint
 

@@ -47,7 +47,7 @@ def failing_save(run: Run, writer: CheckpointWriter, step: int) -> dict[str, Any
             writer.poll()
         writer.wait()
     except CheckpointError as error:
-        message = str(error)
+        message = f"on every rank: {error.on_every_rank}: {error}"
     latest = run.checkpoints.latest()
     assert latest is not None
     run.checkpoints.verify(latest)
@@ -96,7 +96,7 @@ def test_an_error_on_one_rank_is_heard_by_all_and_loses_nothing(make_config: Mak
     folder = Path(config.output_dir) / "checkpoints"
     for case, step in (("full", 2), ("background", 3)):
         message = results[0][case]["message"]
-        assert f"the checkpoint of step {step} could not be saved: rank 1 on " in message
+        assert f"on every rank: True: the checkpoint of step {step} could not be saved: rank 1 on " in message
         assert f".writing-step-0000000{step}/model-00001-of-00002.safetensors: No space left on device" in message
         assert "free disk space or lower training.keep_checkpoints, and run the same command" in message
         assert message.endswith(f"it resumes from {folder}/step-00000001")

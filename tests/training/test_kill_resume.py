@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from itertools import cycle
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,18 @@ def same_end(one: Path, other: Path, read_rows: Read) -> None:
 
 def test_killed_at_ten_random_moments(make_config: Make, read_rows: Read, tmp_path: Path) -> None:
     undisturbed = make_config(*SETTINGS, f"output_dir={tmp_path / 'undisturbed'}")
-    killed = make_config(*SETTINGS, f"output_dir={tmp_path / 'killed'}")
+    in_turn = cycle(
+        make_config(*SETTINGS, f"output_dir={tmp_path / 'killed'}", f"training.async_checkpoints={background}")
+        for background in ("false", "true")
+    )
+    killed = next(in_turn)
     reference = start(train, undisturbed)
     output_dir = Path(killed.output_dir)
     moments = random.Random(20261123)
     kill_after = sorted(moments.randrange(0, STEPS - 2) for _ in range(10))
     during_write = moments.randrange(3, 10)
     for number, step in enumerate(kill_after):
+        killed = next(in_turn)
         if number == during_write:
             process = start(train_with_slow_writes, killed)
             wait_until(lambda: is_writing(output_dir), process)
@@ -114,7 +120,8 @@ def test_killed_at_ten_random_moments(make_config: Make, read_rows: Read, tmp_pa
 
 def test_sigterm_saves_and_the_same_command_continues(make_config: Make, read_rows: Read, tmp_path: Path) -> None:
     undisturbed = make_config("training.steps=30", f"output_dir={tmp_path / 'undisturbed'}")
-    stopped = make_config("training.steps=30", f"output_dir={tmp_path / 'stopped'}")
+    background = ("training.async_checkpoints=true", "training.checkpoint_every=2")
+    stopped = make_config("training.steps=30", f"output_dir={tmp_path / 'stopped'}", *background)
     output_dir = Path(stopped.output_dir)
     process = start(train, stopped)
     wait_until(lambda: logged_steps(output_dir) >= 3, process)
