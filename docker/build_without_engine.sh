@@ -13,6 +13,7 @@
 #   MIRROR=...      Debian mirror                           SUITE=...       Debian release (default: bookworm)
 #   WHEELS=...      folder of wheels that pip looks at too, such as a CPU build of torch; it is not in the image
 #   CERTIFICATES=.. folder of certificate authorities for pip, where a proxy has its own; not in the image
+#   OMP_NUM_THREADS passed on to what runs in the image
 #   BUILD_ARGS=...  further arguments of `buildah build`
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -63,7 +64,10 @@ run() {
     container=$(buildah_ from "$TAG")
     mkdir -p "$WORK/workspace"
     chown 10001:0 "$WORK/workspace"
-    buildah_ run --volume "$WORK/workspace:/workspace" "$container" -- "$@" || status=$?
+    local options=(--volume "$WORK/workspace:/workspace")
+    [[ -z ${OMP_NUM_THREADS:-} ]] || options+=(--env "OMP_NUM_THREADS=$OMP_NUM_THREADS")
+    # An engine would write a name of the container's own into its /etc/hosts; ranks must find the name.
+    buildah_ run --hostname localhost "${options[@]}" "$container" -- "$@" || status=$?
     buildah_ rm "$container" >/dev/null
     return $status
 }

@@ -1,0 +1,49 @@
+"""What the documentation points to is there: files, and the commands, options and presets that its examples use."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from hnet.cli import _parser
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "docker").glob("*.md")])
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_guide_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert [guide.name for guide in GUIDES if f"guides/{guide.name}" not in index] == []
+
+
+def test_presets_of_the_guides_are_all_presets() -> None:
+    named = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "guides" / "one_node.md").read_text(), re.MULTILINE))
+    assert named == {path.stem for path in (ROOT / "configs" / "engine").glob("*.yaml")}
+
+
+def _options(parser: argparse.ArgumentParser, name: str) -> set[str]:
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {option for action in commands.choices[name]._actions for option in action.option_strings}
+
+
+def test_options_of_launch_in_the_guides_exist() -> None:
+    options = _options(_parser(), "launch")
+    text = "\n".join(page.read_text() for page in [*GUIDES, ROOT / "docker" / "README.md"])
+    lines = re.sub(r"\\\n", "", text).splitlines()
+    used = {
+        option
+        for line in lines
+        for command in re.findall(r"(?:hnet|hnet:cuda\s+) ?launch (.*)", line)
+        for option in re.findall(r"(?<![\w-])--[a-z-]+", command.split("`")[0])
+    }
+    assert len(used) >= 10
+    assert not used - options
