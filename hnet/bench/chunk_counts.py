@@ -18,7 +18,7 @@ from hnet.data.pack import make_packer
 from hnet.data.stream import open_mixture
 from hnet.data.tokenizer import load_tokenizer
 from hnet.distributed.chunk_counts import ChunkCounts
-from hnet.distributed.chunk_predictor import byte_histogram
+from hnet.distributed.chunk_predictor import byte_features
 from hnet.errors import ConfigError, DataError
 from hnet.model.loading import CONFIG, checkpoint_folder
 from hnet.training.config import RunConfig
@@ -52,15 +52,15 @@ def record_chunks(
     seen = json.loads((folder / "state.json").read_text())["step"] * config.training.global_batch_bytes
     data = config.data.model_copy(update={"sequence_length": sequence_length or config.data.sequence_length})
     model = hnet.load(checkpoint, device="cuda" if torch.cuda.is_available() else "cpu")
-    units, histograms, context = [], [], []
+    units, features, context = [], [], []
     for batch in _unseen_windows(data, config.training.seed, seen, num_windows):
         device = next(model.parameters()).device
         stages = model(batch.input_ids.to(device), cu_seqlens=batch.cu_seqlens.to(device)).stages
         units.append([batch.input_ids.numel(), *(stage.num_chunks for stage in stages)])
-        histograms.append(byte_histogram(batch.input_ids.numpy()))
+        features.append(byte_features(batch.input_ids.numpy()))
         lengths = np.diff(batch.cu_seqlens.numpy()).astype(np.float64)
         context.append((lengths**2).sum() / lengths.sum())
-    counts = ChunkCounts(np.array(units), np.stack(histograms), np.array(context))
+    counts = ChunkCounts(np.array(units), np.stack(features), np.array(context))
     counts.save(out)
     _print(console or Console(), counts, out)
     return counts

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hnet.data.batch import IGNORE, Batch
 from hnet.distributed.assignment import Sync, assign, plain_order
-from hnet.distributed.chunk_predictor import ChunkPredictor, byte_histogram
+from hnet.distributed.chunk_predictor import ChunkPredictor, byte_features
 from hnet.distributed.collectives import all_to_all, gather_rows, sum_over_ranks
 from hnet.model.accounting import flops_per_byte
 from hnet.model.config import ModelConfig
@@ -54,8 +54,8 @@ class WindowBalance:
 
     def learn(self, batches: Sequence[Batch], units: Tensor) -> None:
         """From the micro-batches of a step and the units (J, S + 1) that each had at every stage, of all ranks."""
-        histograms = np.stack([byte_histogram(batch.input_ids.numpy()) for batch in batches])
-        statistics = self._predictor.statistics(histograms, units[:, 1:].double().cpu().numpy())
+        features = np.stack([byte_features(batch.input_ids.numpy()) for batch in batches])
+        statistics = self._predictor.statistics(features, units[:, 1:].double().cpu().numpy())
         total = sum_over_ranks(torch.from_numpy(np.concatenate(statistics, axis=1)).to(self._device)).cpu().numpy()
         split = statistics[0].shape[1]
         self._predictor.learn(total[:, :split], total[:, split:])
@@ -72,7 +72,7 @@ class WindowBalance:
         """A row of the table."""
         total = window.input_ids.numel()
         lengths = window.cu_seqlens.diff().double()
-        inner = self._predictor.predict(byte_histogram(window.input_ids.numpy())[None])[0]
+        inner = self._predictor.predict(byte_features(window.input_ids.numpy())[None])[0]
         shares = [1.0, *(inner / total)]
         cost = total * flops_per_byte(self._config, shares, float(lengths.square().sum()) / total)
         return np.array([cost, total, len(lengths), window.target_bytes], dtype=np.float64)

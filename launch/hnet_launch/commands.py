@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hnet_launch.arguments import add_arguments
+from hnet_launch.plan import command as plan
 
 
 @dataclass(frozen=True)
@@ -32,5 +33,12 @@ COMMANDS = (
         "  hnet launch run.yaml --slurm --nodes 4 --gpus-per-node 8 --time 24:00:00",
         add_arguments,
         _launch,
+    ),
+    CliCommand(
+        "plan",
+        "memory per GPU, communication, time and energy of a run before it starts; needs no GPU",
+        "hnet plan fineweb_edu model=hnet_2stage_XL --nodes 8 --gpus-per-node 8 --gpu H100",
+        plan.add_arguments,
+        plan.run,
     ),
 )

@@ -44,11 +44,11 @@ def test_counts_are_those_of_the_windows_after_training(run: RunConfig, tmp_path
         for index, batch in enumerate(batches[4:]):
             stages = model(batch.input_ids, cu_seqlens=batch.cu_seqlens).stages
             assert counts.units[index].tolist() == [128, *(stage.num_chunks for stage in stages)]
-            assert counts.histograms[index].tolist() == torch.bincount(batch.input_ids, minlength=256).tolist()
+            assert counts.features[index, :256].tolist() == torch.bincount(batch.input_ids, minlength=256).tolist()
             lengths = batch.cu_seqlens.diff().double()
             assert counts.context[index] == pytest.approx(float(lengths.square().sum() / lengths.sum()))
     read = ChunkCounts.load(out)
-    assert np.array_equal(read.units, counts.units) and np.array_equal(read.histograms, counts.histograms)
+    assert np.array_equal(read.units, counts.units) and np.array_equal(read.features, counts.features)
     assert read.context == pytest.approx(counts.context)
 
 
@@ -60,7 +60,9 @@ def test_windows_of_another_length_begin_where_training_ended(
         command = ["bench", "chunks", run.output_dir, "--sequence-length", str(length), "--windows", str(number)]
         assert main([*command, "--out", str(out)]) == 0
     assert "bytes per chunk" in capsys.readouterr().out
-    assert np.array_equal(ChunkCounts.load(short).histograms.sum(axis=0), ChunkCounts.load(long).histograms[0])
+    assert np.array_equal(
+        ChunkCounts.load(short).features[:, :256].sum(axis=0), ChunkCounts.load(long).features[0, :256]
+    )
 
 
 def test_what_cannot_be_recorded_or_read(run: RunConfig, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""A simulation as a table and as a picture."""
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from rich.console import Console
+from rich.table import Table
+
+from hnet.errors import ConfigError
+from hnet_launch.plan.simulate import ORDERS, Simulation
+
+_LABELS = {"plain": "stream order", "predicted": "predicted costs", "oracle": "true costs"}
+_COLOURS = {"plain": "#c2703d", "predicted": "#3b6ea5", "oracle": "#888888"}
+_SYNCS = {"micro_batch": "ranks wait at every micro-batch", "step": "ranks wait once a step"}
+
+
+def print_simulation(simulation: Simulation, console: Console) -> None:
+    """Lost time by ranks, and each stage's imbalance."""
+    sizes = " and ".join(f"{size:.2f}" for size in simulation.bytes_per_chunk)
+    console.print(
+        f"{simulation.num_windows:,} recorded windows, {sizes} bytes per chunk; a window's FLOPs vary by "
+        f"{simulation.cost_variation:.1%}, its prediction is off by {simulation.prediction_error:.1%} "
+        f"(standard deviations); {simulation.windows_per_rank} windows per rank and step in "
+        f"{simulation.micro_batches} micro-batches",
+        highlight=False,
+    )
+    for sync, title in _SYNCS.items():
+        table = Table(box=None, pad_edge=False, title=f"time lost to the slowest rank, {title}", title_justify="left")
+        table.add_column("ranks", justify="right")
+        for order in ORDERS:
+            table.add_column(_LABELS[order], justify="right")
+        for outcome in simulation.outcomes:
+            lost = outcome.lost["step" if sync == "step" else "micro_batch"]
+            table.add_row(f"{outcome.ranks:,}", *(f"{lost[order]:.2%}" for order in ORDERS))
+        console.print()
+        console.print(table, highlight=False)
+    table = Table(box=None, pad_edge=False, title="units of the rank that has most over the mean", title_justify="left")
+    table.add_column("ranks", justify="right")
+    for stage in range(1, 1 + len(simulation.bytes_per_chunk)):
+        for order in ("plain", "predicted"):
+            table.add_column(f"stage {stage}, {_LABELS[order]}", justify="right")
+    for outcome in simulation.outcomes:
+        pairs = zip(*(outcome.stage_imbalance[order][1:] for order in ("plain", "predicted")), strict=True)
+        table.add_row(f"{outcome.ranks:,}", *(f"{value:.3f}" for pair in pairs for value in pair))
+    console.print()
+    console.print(table, highlight=False)
+
+
+def draw(simulation: Simulation, path: Path) -> None:
+    """Lost time over the number of ranks as a PNG. Raises ConfigError if the folder is missing."""
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--png {path}: the folder {path.absolute().parent} does not exist: make it first")
+    figure = Figure(figsize=(10, 4), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    ranks = [outcome.ranks for outcome in simulation.outcomes]
+    for axes, (sync, title) in zip(figure.subplots(1, 2, sharey=True), _SYNCS.items(), strict=True):
+        for order in ORDERS:
+            lost = [outcome.lost["step" if sync == "step" else "micro_batch"][order] for outcome in simulation.outcomes]
+            axes.plot(ranks, lost, marker="o", markersize=4, color=_COLOURS[order], label=_LABELS[order])
+        axes.set_title(title, fontsize=10)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel("ranks")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("time lost to the slowest rank")
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(path)
