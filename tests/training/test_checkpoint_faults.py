@@ -88,6 +88,14 @@ def be_killed(rank: int, config: RunConfig) -> None:
         run.save()
 
 
+def refuse(rank: int, config: RunConfig) -> str:
+    try:
+        with open_run(config):
+            return "no error"
+    except CheckpointError as error:
+        return str(error)
+
+
 def test_an_error_on_one_rank_is_heard_by_all_and_loses_nothing(make_config: Make) -> None:
     config = make_config("training.ratio_loss_scope=global_batch")
     background = make_config("training.ratio_loss_scope=global_batch", "training.async_checkpoints=true")
@@ -121,3 +129,16 @@ def test_killed_while_writing_its_part(make_config: Make) -> None:
         assert run.state.step == 1
         assert not folder.draft(2).exists()
         run.next_step()
+
+
+def test_damage_that_one_rank_finds_is_heard_by_all(make_config: Make) -> None:
+    config = make_config()
+    with open_run(config) as run:
+        run.next_step()
+        run.save()
+    path = Path(config.output_dir) / "checkpoints" / "step-00000001" / "optimizer.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    first, second = run_distributed(refuse, 2, config)
+    assert f"{path} is damaged: its checksum differs" in first
+    assert first == second
