@@ -191,9 +191,4 @@ class RunConfig(Config):
                 f"engine.sequence_parallel {size} leaves ranks without an attention head; "
                 f"make it at most {min(heads)}, the fewest heads of a stage with attention"
             )
-        if size > 1 and self.engine.balance != "off":
-            raise ValueError(
-                f"engine.balance: {self.engine.balance} moves windows between ranks that engine.sequence_parallel "
-                f"{size} gives the same ones; set engine.balance: off or engine.sequence_parallel: 1"
-            )
         return self

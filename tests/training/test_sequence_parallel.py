@@ -36,18 +36,22 @@ def train(rank: int, tree: dict[str, Any]) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "zero_stage", "scope"),
-    [(2, None, "micro_batch"), (2, 0, "global_batch"), (2, 1, "micro_batch"), (4, 3, "micro_batch")],
+    ("ranks", "engine", "scope"),
+    [
+        (2, "zero_stage=null", "micro_batch"),
+        (2, "zero_stage=0", "global_batch"),
+        (2, "zero_stage=1", "micro_batch"),
+        (4, "zero_stage=3", "micro_batch"),
+        (2, "fsdp=true", "global_batch"),
+    ],
 )
 def test_ranks_that_share_micro_batches_have_the_curves_of_one(
-    make_config: Make, ranks: int, zero_stage: int | None, scope: str
+    make_config: Make, ranks: int, engine: str, scope: str
 ) -> None:
     options = [f"training.steps={STEPS}", f"training.ratio_loss_scope={scope}", "training.micro_batch_bytes=256"]
     options += ["data.packing=split", "data.validation_bytes=300"]
     expected = train(0, make_config(*options).model_dump(mode="json"))
-    shared = make_config(
-        *options, "engine.sequence_parallel=2", f"engine.zero_stage={'null' if zero_stage is None else zero_stage}"
-    )
+    shared = make_config(*options, "engine.sequence_parallel=2", f"engine.{engine}")
     for curves in run_distributed(train, ranks, shared.model_dump(mode="json")):
         assert curves["counts"] == expected["counts"]
         for name, values in expected.items():
