@@ -23,6 +23,7 @@ CASES = {
     "one_machine_cpu": "--cpu training.steps=20",
     "hostfile": "--hostfile {tmp}/hosts",
     "hostfile_some_nodes": "--hostfile {tmp}/hosts --nodes 1 --master-addr 10.0.0.1 --master-port 3000",
+    "hostfile_this_machine": "--hostfile {tmp}/here --cpu",
     "openmpi": "--hostfile {tmp}/hosts --launcher openmpi --launcher-args '--mca btl_tcp_if_include ens5'",
     "node_rank": "--hostfile {tmp}/hosts --node-rank 1",
     "torchrun_elastic": "--torchrun --nnodes 2:4 --gpus-per-node 8 --rdzv-endpoint node1:29400 --max-restarts 5",
@@ -52,6 +53,7 @@ def test_a_dry_run_prints_what_would_happen(
     monkeypatch.setenv("NCCL_DEBUG", "WARN")
     monkeypatch.setenv("WANDB_API_KEY", "never to be printed")
     (tmp_path / "hosts").write_text("node1 slots=8\nnode2 slots=8\n")
+    (tmp_path / "here").write_text("localhost slots=2\n")
     before = sorted(tmp_path.rglob("*"))
     run = [str(run_file), "output_dir=out"] if "kubernetes" in CASES[name] else [str(run_file)]
     assert main(["launch", *run, "--dry-run", *shlex.split(CASES[name].format(tmp=tmp_path))]) == 0

@@ -46,7 +46,10 @@ class DeepSpeedBackend:
         elif self.launcher == "openmpi":
             environment = environment.with_variables(MASTER_ADDR=address or "", MASTER_PORT=str(job.port))
             argv += ["--launcher", "openmpi", f"--launcher_args={self._mpi_arguments(environment)}"]
-        elif not self.is_here:
+        elif self.is_here:
+            # DeepSpeed would ask even this machine over ssh.
+            argv += ["--no_ssh_check"]
+        else:
             argv += ["--launcher", "pdsh", f"--launcher_args={f'-N {self.launcher_arguments}'.strip()}"]
             # A single host would be taken for this machine.
             argv += ["--force_multi"] if self.cluster.nodes == 1 else []
