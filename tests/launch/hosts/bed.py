@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -200,12 +200,13 @@ def _boot(name: str, folder: Path) -> str:
 def _namespace(unshare: list[str], setup: str) -> Iterator[int]:
     """A process that is the first of new namespaces, has run `setup` and waits; yields its id as seen from here."""
     script = f"set -e; {setup} echo ready; {_HOLD}"
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     words = [*unshare, "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
-    with subprocess.Popen(words, env={**os.environ, "PATH": _PATH}, **pipe) as process:  # type: ignore[call-overload]
+    environment = {**os.environ, "PATH": _PATH}
+    with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
         try:
             if process.stdout.readline() != b"ready\n":
-                raise RuntimeError(f"could not make a host; {setup}")
+                raise RuntimeError(f"could not make a host with: {setup}")
             yield _descendant(process.pid, "bash")
         finally:
             process.stdin.close()
@@ -233,7 +234,7 @@ def _inside(pid: int, script: str, *namespaces: str) -> None:
     subprocess.run([*enter, "bash", "-ec", script], check=True, env={**os.environ, "PATH": _PATH})
 
 
-def wait_until(condition: Any, seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
     """Poll until `condition()` is true. Raises TimeoutError that says what was waited for."""
     deadline = time.monotonic() + seconds
     while not condition():
