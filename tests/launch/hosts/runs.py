@@ -17,9 +17,10 @@ Make = Callable[..., Path]
 Report = Callable[[str], None]
 
 
-def deepspeed(hostfile: Path, run_file: Path) -> list[str]:
+def deepspeed(hostfile: Path, run_file: Path, *overrides: str) -> list[str]:
+    """Plain `deepspeed` on the hosts of a file."""
     head = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hostfile)]
-    return [*head, "--module", "hnet.train", str(run_file)]
+    return [*head, "--module", "hnet.train", str(run_file), *overrides]
 
 
 def start(nodes: Hosts, command: list[str], log: Path, **more: str) -> "subprocess.Popen[bytes]":

@@ -43,7 +43,7 @@ def test_a_killed_worker_is_named_and_the_run_continues(
 def test_a_cut_cable_is_named_and_the_run_continues_when_it_is_back(
     nodes: Hosts, make_run: Make, undisturbed: list[float], report: Report, tmp_path: Path
 ) -> None:
-    run_file, log = make_run(tmp_path, "engine.watchdog_minutes=0.5"), tmp_path / "log"
+    run_file, log = make_run(tmp_path, "engine.watchdog_minutes=0.4"), tmp_path / "log"
     # The keep-alive of the launcher's ssh says that a host is gone after a minute; here after some seconds.
     impatient = "-o ServerAliveInterval=3 -o ServerAliveCountMax=3 -o ConnectTimeout=5"
     process = started(nodes, run_file, log, output_dir=tmp_path / "run", PDSH_SSH_ARGS_APPEND=impatient)
