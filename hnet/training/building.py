@@ -1,5 +1,7 @@
 """From a configuration to a model that an engine trains."""
 
+import logging
+
 import torch
 
 from hnet.model.initialization import draw_as_constructed, initialize
@@ -11,6 +13,8 @@ from hnet.training.mixed_precision import compute_in_bf16
 from hnet.training.optimizer import build_optimizer
 from hnet.training.training_module import TrainingModule
 
+logger = logging.getLogger(__name__)
+
 
 def prepare(config: RunConfig, engine: Engine, *, is_new: bool = True) -> None:
     """Build the model, sharded from the start where the engine shards parameters, and hand it to the engine.
@@ -19,6 +23,13 @@ def prepare(config: RunConfig, engine: Engine, *, is_new: bool = True) -> None:
     they may be left unset, for `Engine.load` to read.
     """
     torch.manual_seed(config.training.seed)
+    training = config.training
+    keeps_copies = training.precision == "bf16" and not training.activation_checkpointing
+    if engine.is_main and engine.shards_parameters and keeps_copies:
+        logger.warning(
+            "bf16 copies of all weights stay on every rank from the forward to the backward pass; "
+            "training.activation_checkpointing=true keeps one block's at a time"
+        )
     if engine.shards_parameters:
         model = LanguageModel(config.model, device="meta")
         _configure(model, config)

@@ -25,6 +25,7 @@ from hnet.training import deepspeed_state
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, group_settings
 from hnet.training.fragments import Fragment, Read, load_whole
+from hnet.training.mixed_precision import HalfEmbedding, HalfLinear
 from hnet.training.optimizer import Optimizer
 from hnet.training.training_module import DeviceBatch, ForwardSums, TrainingModule
 
@@ -38,6 +39,8 @@ class DeepSpeedEngine(Engine):
         self._zero: dict[str, Any] = settings["zero_optimization"]
         self._stage = int(self._zero["stage"])
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # Of modules that return dataclasses; those have no parameters of their own.
+        logging.getLogger("DeepSpeed").addFilter(lambda record: "cannot be detected" not in record.getMessage())
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
         environment.set_rank_defaults()
         if not torch.cuda.is_available():
@@ -72,6 +75,10 @@ class DeepSpeedEngine(Engine):
                     sharded[parameter] = nn.Parameter(torch.empty_like(parameter, device=self.device))
                     partitioner._convert_to_zero_parameters([sharded[parameter]])
                 setattr(module, name, sharded[parameter])
+            if isinstance(module, (HalfLinear, HalfEmbedding)):
+                # Gathered in bf16, as which alone it is used: half the traffic, and the same numbers. Shards stay fp32.
+                weight: Any = module.weight
+                weight.comm_dtype = torch.bfloat16
         return deepspeed_state.whole
 
     def prepare(self, module: TrainingModule, optimizer: Optimizer) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from unequal import deepspeed_file, make_config, start, train
+from unequal import deepspeed_file, make_config, start, train, whole_state
 
 from hnet.testing.ranks import run_distributed
 
@@ -15,13 +15,18 @@ Engines = dict[str, dict[str, Any]]
 
 
 def curves(rank: int, engines: Engines, num_steps: int, *overrides: str) -> dict[str, Curves]:
-    """Losses, gradient norms and chunks of every step on each engine, and how often clipping bit."""
+    """On each engine: losses, gradient norms and chunks of every step, and the first gradient of every parameter."""
     result = {}
     for name, settings in engines.items():
         config = make_config(settings, *overrides)
         engine = start(config)
-        results, _ = train(config, engine, range(1, num_steps + 1))
+        first, _ = train(config, engine, [1])
+        state = whole_state(engine)
+        results, _ = train(config, engine, range(2, num_steps + 1))
+        results = first + results
         result[name] = {
+            # After one update AdamW's first moment is a tenth of the clipped gradient.
+            "gradients": [values for tensor, values in sorted(state.items()) if tensor.startswith("exp_avg/")],
             "loss": [step.loss for step in results],
             "grad_norm": [step.grad_norm for step in results],
             "chunks": [[stage.chunks for stage in step.stages] for step in results],
@@ -58,7 +63,9 @@ def test_curves_are_those_of_one_process(engines: Engines, alone: Curves, world_
         for name, result in results.items():
             case = f"rank {rank} of {world_size}, {name}"
             assert result["chunks"] == alone["chunks"], case
+            assert world_size == 1 or min(map(max, result["imbalance"])) > 1.25, "ranks were to be unequal"
             torch.testing.assert_close(
                 result["loss"], alone["loss"], atol=1e-4, rtol=0, msg=lambda m, c=case: f"{c}: {m}"
             )
             torch.testing.assert_close(result["grad_norm"], alone["grad_norm"], atol=0, rtol=1e-3)
+            torch.testing.assert_close(result["gradients"], alone["gradients"], atol=1e-7, rtol=1e-4)

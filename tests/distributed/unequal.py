@@ -16,12 +16,13 @@ from accelerate.state import AcceleratorState
 
 from hnet.config import load_config
 from hnet.data.batch import IGNORE, Batch
+from hnet.distributed.collectives import gather_objects
 from hnet.model.language_model import LanguageModel
 from hnet.testing.state_bytes import measured
 from hnet.training.building import prepare
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, open_engine
-from hnet.training.fragments import Read
+from hnet.training.fragments import MOMENTS, Read
 from hnet.training.step import StepResult, TrainStep
 
 WINDOW = 48
@@ -119,3 +120,20 @@ def train(config: RunConfig, engine: Engine, steps: Iterable[int]) -> tuple[list
     with measured(engine) as figures:
         results = [step(micro_batches(number, engine.rank, engine.world_size), number) for number in steps]
     return results, figures
+
+
+def whole_state(engine: Engine) -> dict[str, torch.Tensor]:
+    """All ranks' fragments put together. Fails where one is missing, or an element comes twice."""
+    shapes = engine.shapes()
+    own = [(fragment.tensor, fragment.start, fragment.values.clone()) for fragment in engine.fragments()]
+    times: dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    for name, begin, values in (piece for pieces in gather_objects(own) for piece in pieces):
+        size = shapes[name.partition("/")[2]].numel()
+        state.setdefault(name, torch.zeros(size))[begin : begin + values.numel()] = values
+        times.setdefault(name, torch.zeros(size))[begin : begin + values.numel()] += 1
+    kinds = {name.partition("/")[0] for name in state}
+    assert state.keys() == {f"{kind}/{name}" for kind in kinds for name in shapes}
+    assert all(bool((count == 1).all()) for count in times.values())
+    assert {"weight"} <= kinds <= {"weight", *MOMENTS}
+    return state
