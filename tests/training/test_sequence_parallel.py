@@ -58,6 +58,22 @@ def test_ranks_that_share_micro_batches_have_the_curves_of_one(
             assert curves[name] == pytest.approx(values, rel=1e-4), name
 
 
+def losses(rank: int, tree: dict[str, Any], num_steps: int) -> list[float]:
+    """Of the next steps of the run, then a checkpoint."""
+    with open_run(load_config(RunConfig, tree)) as run:
+        results = [run.next_step().loss for _ in range(num_steps)]
+        run.save()
+    return results
+
+
+def test_a_run_goes_on_with_other_numbers_of_ranks_and_pieces(make_config: Make) -> None:
+    alone, elsewhere = make_config(), make_config("output_dir=" + make_config().output_dir + "-alone")
+    shared = make_config("engine.sequence_parallel=2").model_dump(mode="json")
+    expected = losses(0, elsewhere.model_dump(mode="json"), 4)
+    first = run_distributed(losses, 2, shared, 2)[0]
+    assert [*first, *losses(0, alone.model_dump(mode="json"), 2)] == pytest.approx(expected, rel=1e-5)
+
+
 def test_more_ranks_than_heads_is_an_error(make_config: Make) -> None:
     with pytest.raises(ConfigError, match=r"engine\.sequence_parallel 8 .* at most 4"):
         make_config("engine.sequence_parallel=8")
