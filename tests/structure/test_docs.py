@@ -35,15 +35,13 @@ def _options(parser: argparse.ArgumentParser, name: str) -> set[str]:
     return {option for action in commands.choices[name]._actions for option in action.option_strings}
 
 
-def test_options_of_launch_in_the_guides_exist() -> None:
-    options = _options(_parser(), "launch")
+@pytest.mark.parametrize("command", ["launch", "plan"])
+def test_options_of_commands_in_the_guides_exist(command: str) -> None:
     text = "\n".join(page.read_text() for page in [*GUIDES, ROOT / "docker" / "README.md"])
     lines = re.sub(r"\\\n", "", text).splitlines()
-    used = {
-        option
-        for line in lines
-        for command in re.findall(r"(?:hnet|hnet:cuda\s+) ?launch (.*)", line)
-        for option in re.findall(r"(?<![\w-])--[a-z-]+", command.split("`")[0])
-    }
-    assert len(used) >= 10
-    assert not used - options
+    arguments = [
+        found.split("`")[0] for line in lines for found in re.findall(rf"(?:hnet|hnet:cuda\s+) ?{command} (.*)", line)
+    ]
+    used = {option for words in arguments for option in re.findall(r"(?<![\w-])--[a-z-]+", words)}
+    assert used
+    assert not used - _options(_parser(), command)
