@@ -84,6 +84,14 @@ def test_communication_of_every_engine_by_hand() -> None:
     assert half["all-reduce gradients"] == two["all-reduce gradients"] / 2
 
 
+def test_sequence_parallel_shares_the_activations_of_a_window() -> None:
+    alone = plan("training.micro_batch_bytes=8192", cluster="h100_8")
+    shared = plan("training.micro_batch_bytes=8192", "engine.sequence_parallel=4", cluster="h100_8")
+    assert sum(shared.mean.activations.values()) == pytest.approx(sum(alone.mean.activations.values()) / 4, rel=2e-3)
+    assert shared.num_micro_batches == 4 * alone.num_micro_batches
+    assert [transfer.kind for transfer in shared.transfers] == ["all-reduce", "all-to-all"]
+
+
 def test_links_within_and_between_nodes() -> None:
     cluster = ClusterConfig(nodes=2, gpus_per_node=4, intra_node_gb_per_s=400.0, inter_node_gb_per_s=25.0)
     gpu = plan().gpu
@@ -150,6 +158,7 @@ def test_what_does_not_fit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         ("--bytes-per-chunk a,b", "give numbers with commas"),
         ("--utilization 0", "--utilization 0: give a share"),
         ("--waiting 1.5", "--waiting 1.5: give a share"),
+        ("engine.sequence_parallel=3 --gpus-per-node 8", "sequence_parallel 3 does not divide 8"),
         ("engine.zero_stage=3 engine.shard_group=3 --gpus-per-node 8", "shard_group 3 does not divide 8"),
     ],
 )

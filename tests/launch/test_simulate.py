@@ -38,6 +38,7 @@ def test_balancing_cuts_what_the_slowest_rank_costs(model: ModelConfig) -> None:
     for outcome in result.outcomes:
         for lost in outcome.lost.values():
             assert lost["oracle"] <= lost["predicted"] < 0.03 < 0.08 < lost["plain"]
+            assert lost["exchanged"] < lost["predicted"]
         plain, predicted = (outcome.stage_imbalance[order] for order in ("plain", "predicted"))
         assert plain[0] == pytest.approx(predicted[0]) == pytest.approx(1)
         assert 1 <= predicted[1] < plain[1]
@@ -74,6 +75,7 @@ def test_command_writes_json_and_a_picture(tmp_path: Path, capsys: pytest.Captur
         (["--micro-batches", "3"], "8 windows per rank do not divide into 3"),
         (["--ranks", "0"], "--ranks: give integers of at least 1"),
         (["--micro-batches", "0"], "--micro-batches: give integers of at least 1"),
+        (["--exchange", "3"], "groups of 3 ranks that exchange chunks do not divide"),
         (["model=hnet_2stage_L"], "a model of 2 stages, the run's has 3"),
         (["--png", str(tmp_path / "no" / "x.png")], "does not exist"),
     ):

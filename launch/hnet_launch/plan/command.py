@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ranks", metavar="N,N", help="numbers of ranks (default: 8 to 4096, doubling)")
     group.add_argument("--windows-per-rank", type=int, default=8, metavar="W", help="each step (default: %(default)s)")
     group.add_argument("--micro-batches", type=int, default=1, metavar="M", help="each step (default: %(default)s)")
+    group.add_argument("--exchange", type=int, default=8, metavar="K", help="ranks of a group (default: %(default)s)")
     group.add_argument("--png", type=Path, metavar="OUT", help="draw the lost time over the number of ranks")
 
 
@@ -96,6 +97,7 @@ def _simulate(arguments: argparse.Namespace, config: "RunConfig", console: "Cons
     if arguments.ranks is not None:
         ranks = [int(number) for number in _numbers("--ranks", arguments.ranks)]
     sizes = {"windows-per-rank": arguments.windows_per_rank, "micro-batches": arguments.micro_batches}
+    sizes["exchange"] = arguments.exchange
     for name, value in ({"ranks": min(ranks, default=0)} | sizes).items():
         if value < 1:
             raise ConfigError(f"--{name}: give integers of at least 1")
@@ -105,6 +107,7 @@ def _simulate(arguments: argparse.Namespace, config: "RunConfig", console: "Cons
         ranks,
         windows_per_rank=arguments.windows_per_rank,
         micro_batches=arguments.micro_batches,
+        exchange_group=arguments.exchange,
     )
     print_simulation(simulation, console)
     if arguments.png is not None:

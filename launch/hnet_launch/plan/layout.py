@@ -51,10 +51,13 @@ class Layout:
 def layout_of(config: RunConfig, cluster: ClusterConfig) -> Layout:
     """The layout that `engine` asks for on a cluster. Raises ConfigError if the two do not fit each other."""
     engine, ranks = config.engine, cluster.world_size
-    common = {"world_size": ranks, "gpus_per_node": cluster.gpus_per_node}
-    common["sequence_parallel"] = getattr(engine, "sequence_parallel", 1)
-    if ranks % common["sequence_parallel"]:
-        raise ConfigError(f"engine.sequence_parallel {common['sequence_parallel']} does not divide {ranks} GPUs")
+    common = {
+        "world_size": ranks,
+        "gpus_per_node": cluster.gpus_per_node,
+        "sequence_parallel": engine.sequence_parallel,
+    }
+    if ranks % engine.sequence_parallel:
+        raise ConfigError(f"engine.sequence_parallel {engine.sequence_parallel} does not divide {ranks} GPUs")
     group = engine.shard_group or ranks
     if ranks % group:
         raise ConfigError(f"engine.shard_group {group} does not divide {ranks} GPUs; give a divisor")

@@ -131,7 +131,7 @@ def _memory(
 
 
 def _fit(config: RunConfig, cluster: ClusterConfig, gpu: GPU, assumptions: Assumptions, engine: dict[str, Any]) -> Fit:
-    kept = {"sequence_parallel": config.engine.sequence_parallel} if hasattr(config.engine, "sequence_parallel") else {}
+    kept = {"sequence_parallel": config.engine.sequence_parallel}
     tried = config.model_copy(update={"engine": load_config(EngineConfig, engine | kept)})
     layout = layout_of(tried, cluster)
     usable = gpu.memory_gib * GIB * assumptions.usable_memory

@@ -2,7 +2,9 @@
 
 A rank's time is the FLOPs of its windows; all ranks wait for the slowest, at every micro-batch under ZeRO-3 and FSDP2,
 once a step otherwise. The lost share is 1 - (mean of the ranks) / (slowest). Windows go to ranks in the order of the
-stream, by predicted cost, or by true cost (`oracle`: what balancing whole windows can reach at best).
+stream, by predicted cost, or by true cost (`oracle`: what balancing whole windows can reach at best). `exchanged` is by
+predicted cost with the main stage's chunks then levelled, exactly, within groups of neighbouring ranks, which wait for
+each other before and after it (`engine.balance: windows` and `engine.exchange_chunks`).
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from hnet.errors import ConfigError
 from hnet.model.accounting import stage_flops
 from hnet.model.config import ModelConfig
 
-ORDERS = ("plain", "predicted", "oracle")
+ORDERS = ("plain", "predicted", "exchanged", "oracle")
 _LEARNING_STEPS = 16
 """Steps into which the recording is cut for the predictor, which sees each step's counts after it."""
 _LEARNING_SHARE = 0.25
@@ -43,17 +45,24 @@ class Simulation:
     outcomes: list[Outcome]
     windows_per_rank: int
     micro_batches: int
+    exchange_group: int
     num_windows: int
     """Recorded, the predictor's first share included."""
     cost_variation: float
     """Standard deviation of a window's FLOPs over their mean."""
     prediction_error: float
-    """Standard deviation of predicted over true FLOPs of a window."""
+    """Standard deviation of predicted less true FLOPs of a window over the mean of the true ones."""
     bytes_per_chunk: list[float]
 
 
 def simulate(
-    counts: ChunkCounts, model: ModelConfig, ranks: Sequence[int], *, windows_per_rank: int, micro_batches: int
+    counts: ChunkCounts,
+    model: ModelConfig,
+    ranks: Sequence[int],
+    *,
+    windows_per_rank: int,
+    micro_batches: int,
+    exchange_group: int = 8,
 ) -> Simulation:
     """Replay `counts` on the costs of `model`, with `windows_per_rank` windows a step in `micro_batches`.
 
@@ -63,21 +72,38 @@ def simulate(
     Raises ConfigError if the model has another number of stages than the recording, or windows do not divide.
     """
     _check(counts, model, windows_per_rank, micro_batches)
-    true = stage_flops(model, counts.units, counts.context).sum(axis=1)
-    predicted_units = _predict(counts)
-    predicted = stage_flops(model, predicted_units, counts.context).sum(axis=1)
-    used = slice(int(len(true) * _LEARNING_SHARE), None)
-    costs = {"plain": np.zeros(0), "predicted": predicted[used], "oracle": true[used]}
-    units = counts.units[used]
+    if any(number % exchange_group for number in ranks):
+        raise ConfigError(f"groups of {exchange_group} ranks that exchange chunks do not divide {list(ranks)} ranks")
+    by_stage = stage_flops(model, counts.units, counts.context)
+    guess = stage_flops(model, _predict(counts), counts.context).sum(axis=1)
+    used = slice(int(len(guess) * _LEARNING_SHARE), None)
+    replay = _Replay(by_stage[used], guess[used], counts.units[used], windows_per_rank, micro_batches, exchange_group)
+    true = replay.true.sum(axis=1)
     return Simulation(
-        outcomes=[_outcome(number, costs, units, windows_per_rank, micro_batches) for number in ranks],
+        outcomes=[_outcome(number, replay) for number in ranks],
         windows_per_rank=windows_per_rank,
         micro_batches=micro_batches,
-        num_windows=len(true),
-        cost_variation=float(true[used].std() / true[used].mean()),
-        prediction_error=float((predicted[used] / true[used]).std()),
-        bytes_per_chunk=[float(units[:, 0].sum() / column.sum()) for column in units.T[1:]],
+        exchange_group=exchange_group,
+        num_windows=len(guess),
+        cost_variation=float(true.std() / true.mean()),
+        prediction_error=float((replay.predicted - true).std() / true.mean()),
+        bytes_per_chunk=[float(replay.units[:, 0].sum() / column.sum()) for column in replay.units.T[1:]],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """What is replayed of W windows."""
+
+    true: NDArray[np.float64]
+    """(W, S) FLOPs of every stage."""
+    predicted: NDArray[np.float64]
+    """(W,) FLOPs."""
+    units: NDArray[np.int64]
+    """(W, S)."""
+    windows_per_rank: int
+    micro_batches: int
+    exchange_group: int
 
 
 def _check(counts: ChunkCounts, model: ModelConfig, windows_per_rank: int, micro_batches: int) -> None:
@@ -105,28 +131,38 @@ def _predict(counts: ChunkCounts) -> NDArray[np.float64]:
     return predicted
 
 
-def _outcome(
-    ranks: int,
-    costs: dict[str, NDArray[np.float64]],
-    units: NDArray[np.int64],
-    windows_per_rank: int,
-    micro_batches: int,
-) -> Outcome:
-    size, num_windows = ranks * windows_per_rank, len(units)
+def _outcome(ranks: int, replay: _Replay) -> Outcome:
+    size, num_windows = ranks * replay.windows_per_rank, len(replay.predicted)
     steps = max(_LEAST_STEPS, num_windows // size)
     syncs: tuple[Sync, ...] = get_args(Sync)
     slowdown = {sync: dict.fromkeys(ORDERS, 0.0) for sync in syncs}
-    stages = {order: np.zeros(units.shape[1]) for order in ORDERS}
+    stages = {order: np.zeros(replay.units.shape[1]) for order in ORDERS if order != "exchanged"}
     for step in range(steps):
         rows = np.arange(step * size, (step + 1) * size) % num_windows
+        by_stage = replay.true[rows]
+        true = by_stage.sum(axis=1)
         for sync in syncs:
-            for order in ORDERS:
-                if order == "plain":
-                    order_of = plain_order(size, ranks, micro_batches)
-                else:
-                    order_of = assign(costs[order][rows], ranks, micro_batches, sync=sync)
-                slowdown[sync][order] += imbalance(costs["oracle"][rows], order_of, sync=sync) / steps
+            dealt = {
+                "plain": plain_order(size, ranks, replay.micro_batches),
+                "predicted": assign(replay.predicted[rows], ranks, replay.micro_batches, sync=sync),
+                "oracle": assign(true, ranks, replay.micro_batches, sync=sync),
+            }
+            for order, windows in dealt.items():
+                slowdown[sync][order] += imbalance(true, windows, sync=sync) / steps
                 if sync == "step":
-                    stages[order] += [imbalance(column, order_of, sync="step") / steps for column in units[rows].T]
+                    units = replay.units[rows].T
+                    stages[order] += [imbalance(column, windows, sync="step") / steps for column in units]
+            exchanged = _exchanged(by_stage, dealt["predicted"], replay.exchange_group, sync)
+            slowdown[sync]["exchanged"] += exchanged / steps
     lost = {sync: {order: 1 - 1 / value for order, value in values.items()} for sync, values in slowdown.items()}
     return Outcome(ranks, steps, lost, {order: values.tolist() for order, values in stages.items()})
+
+
+def _exchanged(by_stage: NDArray[np.float64], windows: NDArray[np.int64], group: int, sync: Sync) -> float:
+    """As `imbalance`, if groups of ranks level the main stage: in every micro-batch a group takes its slowest rank's
+    time outside of the main stage, and the mean of its ranks' in it."""
+    work = by_stage[windows].sum(axis=2)
+    grouped = work.reshape(-1, group, *work.shape[1:])
+    times = grouped[..., :-1].sum(axis=3).max(axis=1) + grouped[..., -1].mean(axis=1)
+    slowest = times.sum(axis=1).max() if sync == "step" else times.max(axis=0).sum()
+    return float(slowest / (work.sum() / work.shape[0]))

@@ -11,8 +11,13 @@ from rich.table import Table
 from hnet.errors import ConfigError
 from hnet_launch.plan.simulate import ORDERS, Simulation
 
-_LABELS = {"plain": "stream order", "predicted": "predicted costs", "oracle": "true costs"}
-_COLOURS = {"plain": "#c2703d", "predicted": "#3b6ea5", "oracle": "#888888"}
+_LABELS = {
+    "plain": "stream order",
+    "predicted": "predicted costs",
+    "exchanged": "and main stage exchanged",
+    "oracle": "true costs",
+}
+_COLOURS = {"plain": "#c2703d", "predicted": "#3b6ea5", "exchanged": "#4f8f5b", "oracle": "#888888"}
 _SYNCS = {"micro_batch": "ranks wait at every micro-batch", "step": "ranks wait once a step"}
 
 
@@ -21,12 +26,12 @@ def print_simulation(simulation: Simulation, console: Console) -> None:
     sizes = " and ".join(f"{size:.2f}" for size in simulation.bytes_per_chunk)
     console.print(
         f"{simulation.num_windows:,} recorded windows, {sizes} bytes per chunk; a window's FLOPs vary by "
-        f"{simulation.cost_variation:.1%}, its prediction is off by {simulation.prediction_error:.1%} "
+        f"{simulation.cost_variation:.1%}, its prediction is off by {simulation.prediction_error:.1%} of the mean "
         f"(standard deviations); {simulation.windows_per_rank} windows per rank and step in "
-        f"{simulation.micro_batches} micro-batches",
+        f"{simulation.micro_batches} micro-batches; chunks exchanged in groups of {simulation.exchange_group} ranks",
         highlight=False,
     )
-    for sync, title in _SYNCS.items():
+    for sync, title in _waits(simulation).items():
         table = Table(box=None, pad_edge=False, title=f"time lost to the slowest rank, {title}", title_justify="left")
         table.add_column("ranks", justify="right")
         for order in ORDERS:
@@ -48,14 +53,21 @@ def print_simulation(simulation: Simulation, console: Console) -> None:
     console.print(table, highlight=False)
 
 
+def _waits(simulation: Simulation) -> dict[str, str]:
+    """With one micro-batch a step both are the same."""
+    return _SYNCS if simulation.micro_batches > 1 else {"step": _SYNCS["step"]}
+
+
 def draw(simulation: Simulation, path: Path) -> None:
     """Lost time over the number of ranks as a PNG. Raises ConfigError if the folder is missing."""
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--png {path}: the folder {path.absolute().parent} does not exist: make it first")
-    figure = Figure(figsize=(10, 4), dpi=130, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(1.5 + 4.5 * len(_waits(simulation)), 4), dpi=130, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     ranks = [outcome.ranks for outcome in simulation.outcomes]
-    for axes, (sync, title) in zip(figure.subplots(1, 2, sharey=True), _SYNCS.items(), strict=True):
+    waits = _waits(simulation)
+    panels = figure.subplots(1, len(waits), sharey=True, squeeze=False)[0]
+    for axes, (sync, title) in zip(panels, waits.items(), strict=True):
         for order in ORDERS:
             lost = [outcome.lost["step" if sync == "step" else "micro_batch"][order] for outcome in simulation.outcomes]
             axes.plot(ranks, lost, marker="o", markersize=4, color=_COLOURS[order], label=_LABELS[order])
