@@ -5,7 +5,7 @@ guesses, find the same assignment, and send each other the windows, which are sm
 has the same windows as before, so its loss is the same but for rounding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from hnet.data.batch import IGNORE, Batch
 from hnet.distributed.assignment import Sync, assign, plain_order
 from hnet.distributed.chunk_predictor import ChunkPredictor, byte_features
 from hnet.distributed.collectives import all_to_all, gather_rows, sum_over_ranks
-from hnet.model.accounting import flops_per_byte
-from hnet.model.config import ModelConfig
+
+Cost = Callable[[Sequence[float], float], float]
+"""Work of a window in any unit: units of every stage, and the mean document length over units."""
 
 _COST, _UNITS, _SEQUENCES, _TARGET_BYTES = range(4)
 """Columns of the table of windows that all ranks gather."""
@@ -26,12 +27,15 @@ _COST, _UNITS, _SEQUENCES, _TARGET_BYTES = range(4)
 class WindowBalance:
     """Every rank must call the same methods in the same order. The windows of a step must divide over the ranks."""
 
-    def __init__(self, config: ModelConfig, *, rank: int, world_size: int, sync: Sync, device: torch.device) -> None:
-        """`device`: where collectives work, that of the process group's backend."""
-        self._config, self._rank, self._world_size = config, rank, world_size
+    def __init__(
+        self, cost: Cost, num_stages: int, *, rank: int, world_size: int, sync: Sync, device: torch.device
+    ) -> None:
+        """`num_stages` of the model, the innermost included; `device`: where collectives work, that of the process
+        group's backend."""
+        self._cost, self._rank, self._world_size = cost, rank, world_size
         self._sync: Sync = sync
         self._device = device
-        self._predictor = ChunkPredictor(len(config.stages) - 1)
+        self._predictor = ChunkPredictor(num_stages - 1)
 
     def deal(self, batches: Sequence[Batch]) -> list[Batch]:
         """This rank's micro-batches of a step as the stream gave them -> as they are dealt out.
@@ -73,8 +77,7 @@ class WindowBalance:
         total = window.input_ids.numel()
         lengths = window.cu_seqlens.diff().double()
         inner = self._predictor.predict(byte_features(window.input_ids.numpy())[None])[0]
-        shares = [1.0, *(inner / total)]
-        cost = total * flops_per_byte(self._config, shares, float(lengths.square().sum()) / total)
+        cost = self._cost([total, *inner.tolist()], float(lengths.square().sum()) / total)
         return np.array([cost, total, len(lengths), window.target_bytes], dtype=np.float64)
 
     def _exchange(

@@ -7,6 +7,8 @@ gradients are exact since those of all ranks are summed in any case. It costs tw
 the host for the lengths.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -16,16 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hnet.distributed.sequence_parallel import SequenceGroup
-from hnet.model.accounting import document_flops
-from hnet.model.config import StageConfig
-from hnet.model.packed import Packed
+
+Cost = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+"""Work of documents of (B,) units each, in any unit."""
 
 
 class ChunkExchange:
     """For the innermost stack of a model. Every rank of the group must run it at the same time."""
 
-    def __init__(self, group: SequenceGroup, stage: StageConfig) -> None:
-        self._group, self._stage = group, stage
+    def __init__(self, group: SequenceGroup, cost: Cost) -> None:
+        self._group, self._cost = group, cost
         self._back: tuple[list[int], list[int]] | None = None
 
     def attach(self, stack: nn.Module) -> None:
@@ -33,7 +35,7 @@ class ChunkExchange:
         stack.register_forward_pre_hook(self._before)
         stack.register_forward_hook(self._after)
 
-    def _before(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Packed, None] | None:
+    def _before(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, None] | None:
         pack, caches = arguments
         if caches is not None:
             return None
@@ -42,7 +44,7 @@ class ChunkExchange:
         padded = own.new_zeros(max(counts)).index_copy(0, torch.arange(own.numel(), device=own.device), own)
         everyone = self._group.gather(padded)
         lengths = np.concatenate([row[:count].numpy() for row, count in zip(everyone, counts, strict=True)])
-        borders = level_runs(document_flops(self._stage, lengths), self._group.size)
+        borders = level_runs(self._cost(lengths), self._group.size)
         held = [0, *accumulate(counts)]
         rank = self._group.rank
         send = [_overlap(lengths, held, rank, borders, other) for other in range(self._group.size)]
@@ -50,7 +52,8 @@ class ChunkExchange:
         taken = torch.from_numpy(lengths[borders[rank] : borders[rank + 1]]).to(pack.cu_seqlens)
         cu_seqlens = nn.functional.pad(taken.cumsum(0, dtype=torch.int32), (1, 0))
         self._back = receive, send
-        return Packed(self._group.exchange(pack.values, send, receive), cu_seqlens, int(lengths.max())), None
+        values = self._group.exchange(pack.values, send, receive)
+        return replace(pack, values=values, cu_seqlens=cu_seqlens, max_seqlen=int(lengths.max())), None
 
     def _after(self, _: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if self._back is None:

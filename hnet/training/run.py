@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hnet.distributed.chunk_exchange import ChunkExchange
 from hnet.distributed.sequence_parallel import open_sequence_group
 from hnet.distributed.watchdog import Watchdog
 from hnet.errors import ConfigError
+from hnet.model.accounting import document_flops, flops_per_byte
 from hnet.model.loading import CONFIG
 from hnet.model.stage import Stage
 from hnet.training import checkpoints
@@ -146,7 +148,13 @@ def build_balance(config: RunConfig, engine: Engine) -> WindowBalance | None:
             f"{shares * config.data.sequence_length}"
         )
     sync: Sync = "micro_batch" if engine.shards_parameters else "step"
-    return WindowBalance(config.model, rank=engine.rank, world_size=engine.world_size, sync=sync, device=engine.device)
+
+    def cost(units: Sequence[float], context: float) -> float:
+        return units[0] * flops_per_byte(config.model, [count / units[0] for count in units], context)
+
+    return WindowBalance(
+        cost, len(config.model.stages), rank=engine.rank, world_size=engine.world_size, sync=sync, device=engine.device
+    )
 
 
 def exchange_chunks(config: RunConfig, engine: Engine) -> None:
@@ -163,7 +171,7 @@ def exchange_chunks(config: RunConfig, engine: Engine) -> None:
     while isinstance(stage, Stage) and not stage.config.is_innermost:
         stage = stage.inner
     assert group is not None and isinstance(stage, Stage)
-    ChunkExchange(group, stage.config).attach(stage.main)
+    ChunkExchange(group, partial(document_flops, stage.config)).attach(stage.main)
 
 
 def batch_windows(config: RunConfig, world_size: int) -> tuple[int, int]:

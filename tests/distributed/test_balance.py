@@ -13,7 +13,6 @@ from hnet.data.config import DataConfig
 from hnet.data.stream import build_stream
 from hnet.distributed import balance
 from hnet.distributed.balance import WindowBalance, join_windows, split_windows
-from hnet.model.config import ModelConfig
 from hnet.testing.ranks import run_distributed
 from hnet.training.config import RunConfig
 from hnet.training.run import open_run
@@ -45,8 +44,8 @@ def numbers(batch: Batch) -> list[Any]:
 
 
 def deal(rank: int, path: str, size: int) -> list[Any]:
-    config = load_config(ModelConfig, "hnet_tiny")
-    dealer = WindowBalance(config, rank=rank, world_size=2, sync="micro_batch", device=torch.device("cpu"))
+    layout = {"rank": rank, "world_size": 2, "device": torch.device("cpu")}
+    dealer = WindowBalance(lambda units, context: units[0] + 9 * units[1], 2, sync="micro_batch", **layout)
     batches = micro_batches(path, rank, 2, size)
     assert dealer.deal(batches) is not batches
     # Spaces open chunks, of all ranks' batches alike.

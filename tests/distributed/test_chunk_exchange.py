@@ -1,5 +1,6 @@
 """The main stage on levelled ranks computes what it computes where the chunks were made."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hnet.config import load_config
 from hnet.distributed.chunk_exchange import ChunkExchange, level_runs
 from hnet.distributed.collectives import sum_over_ranks
 from hnet.distributed.sequence_parallel import open_sequence_group
+from hnet.model.accounting import document_flops
 from hnet.model.config import ModelConfig, StageConfig
 from hnet.model.initialization import STD
 from hnet.model.packed import Packed
@@ -52,7 +54,7 @@ def run_stack(rank: int, size: int) -> dict[str, Any]:
     group = open_sequence_group(size, timeout_minutes=2)
     seen: list[int] = []
     if group is not None:
-        ChunkExchange(group, StageConfig(**STAGE)).attach(stack)
+        ChunkExchange(group, partial(document_flops, StageConfig(**STAGE))).attach(stack)
     stack.layers[0].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].shape[0]))
     torch.manual_seed(rank)
     lengths = torch.tensor(LENGTHS[rank])
