@@ -16,12 +16,13 @@ from hnet.training.building import prepare
 from hnet.training.engine import open_engine
 
 DEEP = "model.stages.2.main=T8"
+TIED = "model.tie_embeddings=true"
 
 
 def built(rank: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Weights as the seed gives them, and the most memory while parameters were made and filled."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    config = make_config(settings, DEEP)
+    config = make_config(settings, DEEP, TIED)
     engine = open_engine(config)
     profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
     hand_over = engine.prepare
@@ -49,7 +50,7 @@ def peak_bytes(profiler: profile) -> int:
 @pytest.mark.parametrize("kind", ["ZeRO 3", "FSDP2"])
 def test_a_sharded_model_is_built_in_pieces_with_the_weights_of_one_process(tmp_path: Path, kind: str) -> None:
     settings = {"fsdp": True} if kind == "FSDP2" else deepspeed_file(tmp_path)
-    config = make_config({}, DEEP)
+    config = make_config({}, DEEP, TIED)
     torch.manual_seed(config.training.seed)
     model = LanguageModel(config.model)
     generator = torch.get_rng_state()
