@@ -152,7 +152,9 @@ class Watchdog:
         beats = {place.rank: place.beat for place in before}
         others = [place for place in after if place.rank != self.place.rank and not place.failure]
         silent = _silence_of([place for place in others if beats.get(place.rank) == place.beat])
-        return self._failures() or silent or describe(after, self._world_size)
+        # What this rank said last is older than what it knows.
+        latest = [self.place if place.rank == self.place.rank else place for place in after]
+        return self._failures() or silent or describe(latest, self._world_size)
 
 
 def describe(places: Sequence[Place], world_size: int) -> str:

@@ -1,20 +1,25 @@
-"""What a model costs, counted from its config alone: parameters, FLOPs and memory. Imports no torch.
+"""What a model costs, counted from its config alone: parameters, FLOPs and memory. Imports no torch, and
+numpy only where many windows are counted at once.
 
 Symbols: d width, h SwiGLU width, di = expand * d, N state size, H heads, K convolution taps, V vocabulary,
 T_s units of stage s (T_0 bytes, or tokens of a token model).
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hnet.model.config import ModelConfig, StageConfig, parse_layers
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = float | NDArray[np.float64]
+
 TRAINING_FLOPS = 3
 """Training over forward FLOPs: a backward pass multiplies twice for each product of the forward pass."""
-
-Numbers = float | NDArray[np.float64]
 
 _WIDE = 4
 """Bytes of a float32."""
@@ -107,6 +112,8 @@ def flops_per_byte(
     Raises:
         ValueError: not one share per stage, or a negative number.
     """
+    import numpy as np
+
     return float(stage_flops(config, np.asarray(units_per_byte), np.asarray(context), causal=causal).sum())
 
 
@@ -124,6 +131,8 @@ def stage_flops(
     Raises:
         ValueError: not one count per stage, or a negative number.
     """
+    import numpy as np
+
     units = np.asarray(units, dtype=np.float64)
     if units.shape[-1] != len(config.stages) or units.min(initial=0.0) < 0:
         _check_units(config, units.reshape(-1, units.shape[-1]).min(axis=0).tolist())
@@ -141,6 +150,8 @@ def stage_flops(
 
 def document_flops(stage: StageConfig, lengths: NDArray[np.number]) -> NDArray[np.float64]:
     """(B,) forward FLOPs of a stage's layers for documents of (B,) units each, counted as in `stage_flops`."""
+    import numpy as np
+
     units = np.asarray(lengths, dtype=np.float64)
     keys = mean_keys(units, stage.attention.window)
     return units * sum(_layer_flops(stage, kind, keys) for kind in stage.layers)
@@ -151,6 +162,8 @@ def mean_keys(length: Numbers, window: int) -> Numbers:
 
     `window` w limits them to w + 1; -1 is no limit.
     """
+    import numpy as np
+
     length = np.maximum(length, 1.0)
     limit: Numbers = length if window < 0 else np.minimum(length, window + 1.0)
     return limit - limit * (limit - 1) / (2 * length)
