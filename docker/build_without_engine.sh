@@ -10,7 +10,7 @@
 #   WORK=...        images, containers and the run's output (default: a folder under TMPDIR)
 #   DOCKERFILE=...  (default: docker/Dockerfile.cpu)        TARGET=...      build only up to this stage
 #   BASE_IMAGE=...  an image that is there already, instead of making one with debootstrap
-#   MIRROR=...      Debian mirror                           SUITE=...       Debian release (default: bookworm)
+#   MIRROR=...      Debian mirror (default: apt's own)      SUITE=...       Debian release (default: bookworm)
 #   WHEELS=...      folder of wheels that pip looks at too, such as a CPU build of torch; it is not in the image
 #   CERTIFICATES=.. folder of certificate authorities for pip, where a proxy has its own; not in the image
 #   OMP_NUM_THREADS passed on to what runs in the image
@@ -22,7 +22,7 @@ WORK=${WORK:-${TMPDIR:-/tmp}/hnet-image}
 DOCKERFILE=${DOCKERFILE:-docker/Dockerfile.cpu}
 TAG=${TAG:-localhost/hnet:${DOCKERFILE##*.}}
 SUITE=${SUITE:-bookworm}
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
+MIRROR=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)}
 # Each process in a chroot of its own, without namespaces that a container or a CI worker may not make.
 export BUILDAH_ISOLATION=chroot
 
