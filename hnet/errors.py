@@ -9,7 +9,7 @@ class UserError(ValueError):
     """Bad input: the message names the field, file or line, what was given, and the remedy."""
 
     on_every_rank = False
-    """Whether all ranks of a run raise the same, so that one of them need say it."""
+    """Whether all ranks of a run raise the same, or all of a host, so that one of each host need say it."""
 
 
 class ConfigError(UserError):

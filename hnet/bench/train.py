@@ -21,7 +21,7 @@ from hnet.training.building import prepare
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, open_engine
 from hnet.training.peak import measured_flops
-from hnet.training.run import num_micro_batches, open_stream
+from hnet.training.run import build_step, num_micro_batches, open_stream
 from hnet.training.step import StepResult, TrainStep
 from hnet_kernels.dispatch import Backend, backend
 
@@ -153,7 +153,7 @@ def _prepare(config: RunConfig, engine: Engine, bytes_per_chunk: float | None) -
     prepare(config, engine)
     if bytes_per_chunk is not None:
         engine.model.force_bytes_per_chunk(bytes_per_chunk ** (1 / num_chunking))
-    return TrainStep(config, engine)
+    return build_step(config, engine)
 
 
 def compare(against: Backend, own: list[float], other: list[float]) -> dict[str, Any]:

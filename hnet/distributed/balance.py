@@ -2,7 +2,8 @@
 
 Each rank guesses what its windows cost from their bytes and from the chunks that earlier steps made; all gather the
 guesses, find the same assignment, and send each other the windows, which are small: bytes, not activations. The step
-has the same windows as before, so its loss is the same but for rounding.
+has the same windows as before, so its loss is the same but for rounding where it does not depend on which windows share
+a micro-batch: with `ratio_loss_scope: global_batch`, and without a bound on chunks.
 """
 
 from collections.abc import Callable, Mapping, Sequence

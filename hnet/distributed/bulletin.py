@@ -6,11 +6,14 @@ that does not answer is itself a finding.
 
 import json
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+
+from hnet.distributed.collectives import broadcast_object
 
 T = TypeVar("T")
 
@@ -19,7 +22,6 @@ ANSWER_SECONDS = 10.0
 
 _STORE_ERRORS = (RuntimeError, OSError, ValueError)
 """What an operation on a store raises when whoever holds it is gone."""
-_FAILURE = "hnet/failure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Place:
     """Signs of life so far."""
     failure: str = ""
     """Why this rank ends; empty while it does not."""
+    has_left: bool = False
+    """It is done, and will give no more signs of life."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host} (step {self.step}, last entered: {self.where})"
@@ -47,7 +51,10 @@ class Bulletin:
     """Places of all ranks, and the first failure. Every method answers None after `ANSWER_SECONDS` of silence."""
 
     def __init__(self, world_size: int) -> None:
+        """Every rank must call."""
         self._store, self._world_size = _own_connection(), world_size
+        # A store outlives the ranks of an attempt under torchrun: what those said is not for these.
+        self._attempt = broadcast_object(uuid.uuid4().hex)
 
     def tell(self, place: Place) -> bool | None:
         """Publish one's own place."""
@@ -55,31 +62,31 @@ class Bulletin:
 
     def fail(self, place: Place) -> bool | None:
         """Publish why this rank ends, unless another came first."""
-        return _in_time(lambda: bool(self._store.compare_set(_FAILURE, "", _to_text(place))))
+        return _in_time(lambda: bool(self._store.compare_set(self._key("failure"), "", _to_text(place))))
 
     def failure(self) -> list[Place] | None:
         """The first failure, if there is one."""
-        return _in_time(lambda: [_to_place(self._store.get(_FAILURE))] if self._store.check([_FAILURE]) else [])
+        key = self._key("failure")
+        return _in_time(lambda: [_to_place(self._store.get(key))] if self._store.check([key]) else [])
 
     def places(self) -> list[Place] | None:
         """What every rank said last, in rank order; those that never spoke are left out."""
         return _in_time(self._places)
 
     def _tell(self, place: Place) -> bool:
-        self._store.set(_key(place.rank), _to_text(place))
+        self._store.set(self._key(place.rank), _to_text(place))
         return True
 
     def _places(self) -> list[Place]:
-        keys = [_key(rank) for rank in range(self._world_size)]
+        keys = [self._key(rank) for rank in range(self._world_size)]
         # One question for all in the usual case.
         spoken = keys if self._store.check(keys) else [key for key in keys if self._store.check([key])]
         together = self._store.has_extended_api()
         texts = self._store.multi_get(spoken) if together else [self._store.get(key) for key in spoken]
         return [_to_place(text) for text in texts]
 
-
-def _key(rank: int) -> str:
-    return f"hnet/place/{rank}"
+    def _key(self, name: int | str) -> str:
+        return f"hnet/{self._attempt}/{name}"
 
 
 def _to_text(place: Place) -> str:

@@ -3,8 +3,8 @@
 Dealing out windows beforehand goes by a guess; here the routers have spoken. Before the main stage runs, the documents
 of a group of ranks, in the order of the ranks, are cut into as many runs of about equal work, and each rank takes one;
 after it the results go back. Documents stay whole, so attention and scan states need nothing from other ranks, and
-gradients are exact since those of all ranks are summed in any case. It costs two messages each way, and one wait of
-the host for the lengths.
+gradients are exact since those of all ranks are summed in any case. It costs a message each way,
+there and back, and two waits of the host for counts and lengths.
 """
 
 from collections.abc import Callable

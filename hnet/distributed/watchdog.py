@@ -51,6 +51,8 @@ class Watchdog:
         self._leaving, self._ended = threading.Event(), threading.Event()
         self._bulletin: Bulletin | None = None
         self._signs: dict[int, tuple[int, float]] = {}
+        self._heard = ""
+        self._unreachable_since: float | None = None
 
     def entered(self, where: str, step: int | None = None) -> None:
         """Note progress: this rank is now at `where`, and in `step` if that is new."""
@@ -79,6 +81,10 @@ class Watchdog:
         if self._bulletin is not None and error is not None:
             self._say_why(self._bulletin, error)
         self._ended.set()
+        if self._bulletin is not None:
+            # Rank 0 may have its report to write still.
+            self.place = replace(self.place, has_left=True)
+            self._bulletin.tell(self.place)
 
     def _say_why(self, bulletin: Bulletin, error: BaseException) -> None:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -98,9 +104,11 @@ class Watchdog:
 
     def _beat(self) -> None:
         assert self._bulletin is not None
+        beat = 0
         while not self._ended.wait(self._beat_seconds):
-            self.place = replace(self.place, beat=self.place.beat + 1)
-            self._bulletin.tell(self.place)
+            beat += 1
+            # Only the main thread writes `self.place`.
+            self._bulletin.tell(replace(self.place, beat=beat))
 
     def _guard(self) -> None:
         while not self._leaving.wait(self._beat_seconds):
@@ -110,6 +118,7 @@ class Watchdog:
                 self._give_up(stalled, failures or self._diagnosis())
             if stalled < self._silent_seconds:
                 self._signs.clear()
+                self._unreachable_since = None
             elif cause := failures or self._silence():
                 self._give_up(stalled, cause)
 
@@ -128,14 +137,20 @@ class Watchdog:
 
     def _failures(self) -> str:
         assert self._bulletin is not None
-        return "; ".join(f"{place} failed: {place.failure}" for place in self._bulletin.failure() or [])
+        heard = "; ".join(f"{place} failed: {place.failure}" for place in self._bulletin.failure() or [])
+        # The store may have ended with the rank that failed.
+        self._heard = heard or self._heard
+        return self._heard
 
     def _silence(self) -> str:
         """Who has given no sign of life for `silent_seconds`, by what was seen since this rank last moved."""
         assert self._bulletin is not None
         places, now = self._bulletin.places(), time.monotonic()
         if places is None:
-            return UNREACHABLE
+            self._unreachable_since = self._unreachable_since or now
+            return UNREACHABLE if now - self._unreachable_since > self._silent_seconds else ""
+        self._unreachable_since = None
+        places = [place for place in places if not place.has_left]
         for place in places:
             beat, since = self._signs.get(place.rank, (-1, now))
             self._signs[place.rank] = (place.beat, since if place.beat == beat else now)
@@ -150,7 +165,8 @@ class Watchdog:
         if before is None or after is None:
             return UNREACHABLE
         beats = {place.rank: place.beat for place in before}
-        others = [place for place in after if place.rank != self.place.rank and not place.failure]
+        living = [place for place in after if not place.failure and not place.has_left]
+        others = [place for place in living if place.rank != self.place.rank]
         silent = _silence_of([place for place in others if beats.get(place.rank) == place.beat])
         # What this rank said last is older than what it knows.
         latest = [self.place if place.rank == self.place.rank else place for place in after]

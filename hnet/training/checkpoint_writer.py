@@ -198,13 +198,13 @@ def _own_tensors(engine: Engine, *, copy: bool) -> tuple[dict[str, dict[str, Ten
 
 
 def _write(draft: Path, tensors: Mapping[str, Mapping[str, Tensor]], part: _Part) -> _Part:
-    """Put this rank's files onto the disk. Errors of the disk are part of the answer."""
+    """Put this rank's files onto the disk. Errors are part of the answer: all ranks must hear of them."""
     for name, entries in tensors.items():
         path = draft / name
         try:
             save_file(dict(entries), path, metadata={"format": "pt"})
             part.files[name] = seal(path)
-        except (OSError, SafetensorError) as error:
+        except Exception as error:
             part.failure = _describe(error, path)
             break
     return part
@@ -217,7 +217,7 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
-def _describe(error: OSError | SafetensorError, path: Path) -> _Failure:
+def _describe(error: Exception, path: Path) -> _Failure:
     """`safetensors` gives the system's error number in its text only."""
     if isinstance(error, OSError):
         return _Failure(str(error.filename or path), error.strerror or str(error), error.errno)

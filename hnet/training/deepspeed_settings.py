@@ -116,7 +116,7 @@ def _problems(given: dict[str, Any], config: RunConfig, world_size: int) -> Iter
     stage = _value(given, "zero_optimization.stage")
     if stage is not _MISSING and stage not in (0, 1, 2, 3):
         yield "zero_optimization.stage", f"{stage!r} is not 0, 1, 2 or 3"
-    for key, wanted, name in _decided_by_run(config, world_size):
+    for key, wanted, name in _decided_by_run(config, world_size // config.engine.sequence_parallel):
         value = _value(given, key)
         if value not in (_MISSING, AUTO) and value != wanted:
             yield key, f'{value!r} contradicts {name}, which makes it {wanted!r}; change one, or write "auto"'
@@ -143,7 +143,7 @@ def _problems(given: dict[str, Any], config: RunConfig, world_size: int) -> Iter
 
 def _decided_by_run(config: RunConfig, world_size: int) -> Iterator[tuple[str, Any, str]]:
     """Key of a DeepSpeed file, the value it has in this run, and the settings that decide it. Sizes are in windows of
-    `data.sequence_length`."""
+    `data.sequence_length`; `world_size` counts the ranks with micro-batches of their own."""
     training, optimizer = config.training, config.optimizer
     windows = training.global_batch_bytes // config.data.sequence_length
     micro = (training.micro_batch_bytes or -(-training.global_batch_bytes // world_size)) // config.data.sequence_length

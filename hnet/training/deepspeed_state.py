@@ -103,6 +103,8 @@ def whole(parameter: Any) -> Iterator[Tensor]:
     start = parameter.ds_tensor.ds_numel * parameter.ds_zero_partition_rank
     part = full.view(-1)[start : start + parameter.ds_tensor.ds_numel]
     parameter.ds_tensor.data.zero_()[: part.numel()].copy_(part)
+    # Hybrid sharding gathers from a second copy where there is one, and would find it unset.
+    parameter.ds_secondary_tensor = None
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:

@@ -235,7 +235,7 @@ def open_engine(config: RunConfig) -> Engine:
         raise ConfigError(
             f"engine.sequence_parallel {size} must divide the number of processes, which is {engine.world_size}"
         )
-    engine.sequence_group = open_sequence_group(size, timeout_minutes=config.engine.watchdog_minutes)
+    engine.sequence_group = open_sequence_group(size, timeout_minutes=config.engine.watchdog_minutes + 1)
     return engine
 
 

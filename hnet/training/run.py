@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -49,7 +49,6 @@ class Run:
     state: TrainState
     stop: StopSignal
     watchdog: Watchdog
-    balance: WindowBalance | None = None
     callbacks: list[Callback] = field(default_factory=list)
     extras: Row = field(default_factory=dict)
     """Fields that callbacks add to the row of the current step; with any, the step is logged."""
@@ -82,7 +81,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of the current state, or begin to in the background; every rank must call."""
         self.watchdog.entered("checkpoint")
-        self.writer.save(self.state, self.stream, self.balance)
+        self.writer.save(self.state, self.stream, self.train_step.balance)
 
 
 @contextlib.contextmanager
@@ -106,15 +105,13 @@ def open_run(config: RunConfig) -> Iterator[Run]:
         state = TrainState() if checkpoint is None else checkpoints.load_checkpoint(checkpoint, engine, stream)
         if engine.is_main:
             _announce(config, engine, checkpoint)
-        exchange_chunks(config, engine)
         watchdog.observe(engine.model)
         stop = stack.enter_context(StopSignal())
         writer = CheckpointWriter(folder, config, engine)
-        balance = build_balance(config, engine)
-        if balance is not None and checkpoint is not None:
-            checkpoints.load_balance(checkpoint, balance)
-        train_step = TrainStep(config, engine, watchdog.entered, balance)
-        yield Run(config, engine, stream, train_step, folder, writer, state, stop, watchdog, balance)
+        train_step = build_step(config, engine, watchdog.entered)
+        if train_step.balance is not None and checkpoint is not None:
+            checkpoints.load_balance(checkpoint, train_step.balance)
+        yield Run(config, engine, stream, train_step, folder, writer, state, stop, watchdog)
     # Not reached after an error: ranks that have failed apart cannot meet to say goodbye.
     engine.close()
 
@@ -130,6 +127,12 @@ def open_stream(config: RunConfig, engine: Engine) -> TrainStream:
         windows_per_step=windows_per_step,
         micro_batch_windows=micro_batch_windows,
     )
+
+
+def build_step(config: RunConfig, engine: Engine, entered: Callable[[str], None] = lambda where: None) -> TrainStep:
+    """The step of a prepared engine, with the balance that `engine` asks for. Raises ConfigError if it cannot be."""
+    exchange_chunks(config, engine)
+    return TrainStep(config, engine, entered, build_balance(config, engine))
 
 
 def build_balance(config: RunConfig, engine: Engine) -> WindowBalance | None:

@@ -63,7 +63,8 @@ class StepResult:
     stop_requested: bool
     """Some rank was asked to stop."""
     imbalance: tuple[float, ...] = ()
-    """Units of the rank that has most over the mean of the ranks, for every stage, the innermost included."""
+    """Units of the rank that has most over the mean of the ranks, for every stage, the innermost included, as chunks
+    are made: before `engine.exchange_chunks` levels them."""
 
     @property
     def stage_units(self) -> tuple[int, ...]:
@@ -89,7 +90,7 @@ class TrainStep:
         balance: WindowBalance | None = None,
     ) -> None:
         """`entered` is told what the step does next; `balance` deals its windows out anew."""
-        self._engine, self._entered, self._balance = engine, entered, balance
+        self._engine, self._entered, self.balance = engine, entered, balance
         self._config = config
         chunking = config.model.stages[:-1]
         self._ratios = [stage.boundary.ratio for stage in chunking]
@@ -102,8 +103,8 @@ class TrainStep:
         engine, training = self._engine, self._config.training
         factor = learning_rate_factor(self._config.schedule, step, training.steps)
         engine.set_learning_rates(factor)
-        if self._balance is not None:
-            batches = self._balance.deal(batches)
+        if self.balance is not None:
+            batches = self.balance.deal(batches)
         on_device = [engine.to_device(batch) for batch in batches]
         target_bytes, num_micro_batches = self._global_counts(batches)
         several = len(batches) > 1
@@ -131,12 +132,12 @@ class TrainStep:
         self._entered("sums over ranks")
         sum_over_ranks(totals)
         most_units = max_over_ranks(torch.stack(units).sum(0))
-        if global_sums is not None:
+        if global_sums is not None and self._ratios:
             totals[-len(self._ratios) :] /= engine.world_size
         self._entered("optimizer")
         grad_norm, applied = engine.update(self._config.optimizer.gradient_clip)
-        if self._balance is not None:
-            self._balance.learn(batches, torch.stack(units))
+        if self.balance is not None:
+            self.balance.learn(batches, torch.stack(units))
         result = self._result(step, totals.tolist(), target_bytes, grad_norm, applied, factor)
         return replace(result, imbalance=self._imbalance(most_units.tolist(), result))
 

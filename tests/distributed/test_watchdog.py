@@ -16,6 +16,7 @@ from hnet.distributed.collectives import barrier
 from hnet.distributed.group import local_group
 from hnet.distributed.watchdog import EXIT_STALLED, Watchdog, describe
 from hnet.testing.processes import process_context
+from hnet.testing.ranks import run_distributed
 from hnet.training.log import show_messages
 
 
@@ -103,6 +104,27 @@ def test_a_rank_that_fails_says_so_and_the_others_repeat_it(tmp_path: Path) -> N
     assert codes == [1, 1]
     assert "rank 1 on" in own and "failed: OSError: [Errno 28] No space left on device" in own
     assert "rank 1 on" in seen and "failed: OSError: [Errno 28] No space left on device" in seen
+
+
+def report_alone(rank: int) -> list[bool]:
+    """Two attempts on one store; in the first rank 1 fails, in the second it is done before rank 0."""
+    seen = []
+    with Watchdog(rank, 2, 60, beat_seconds=0.2) as watchdog:
+        if rank == 1:
+            watchdog._say_why(watchdog._bulletin, OSError("the first attempt"))  # type: ignore[arg-type]
+        time.sleep(1)
+        seen.append("the first attempt" in watchdog._failures())
+    barrier()
+    with Watchdog(rank, 2, 60, beat_seconds=0.2, silent_seconds=1) as watchdog:
+        seen.append("the first attempt" in watchdog._failures())
+        if rank == 0:
+            time.sleep(5)
+    barrier()
+    return seen
+
+
+def test_a_rank_that_is_done_is_not_dead_and_an_attempt_does_not_hear_the_one_before() -> None:
+    assert run_distributed(report_alone, 2) == [[True, False], [True, False]]
 
 
 def test_places_of_a_model_are_those_of_its_stages() -> None:

@@ -29,6 +29,23 @@ def steps(rank: int, tree: dict[str, Any], num_steps: int) -> list[dict[str, Any
     ]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model.stages=[{d_model: 32, main: t1, attention: {num_heads: 2}}]", "optimizer.lr_multipliers=[1.0]"],
+        ["engine.zero_stage=3", "engine.shard_group=2"],
+    ],
+)
+def test_a_new_run_agrees_from_the_first_step(make_config: Make, settings: list[str]) -> None:
+    scope = "training.ratio_loss_scope=global_batch"
+    alone = [setting for setting in settings if not setting.startswith("engine")]
+    expected = steps(0, make_config(*alone, scope).model_dump(mode="json"), 2)
+    shared = run_distributed(steps, 2, make_config(*settings, scope).model_dump(mode="json"), 2)
+    for one, other in zip(expected, shared[0], strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
 @pytest.mark.parametrize("scope", ["global_batch", "micro_batch"])
 @pytest.mark.parametrize(
     ("global_batch", "micro_batch", "imbalance"), [(512, None, 2 / (4 / 3)), (512, 128, 2 / (4 / 3)), (256, None, 1.5)]

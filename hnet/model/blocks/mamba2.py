@@ -122,7 +122,7 @@ def continue_scan(y: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Ten
     The other arguments are those of `ssd_scan`. The scan is linear in its state, so the two parts add up.
     """
     begin, end = shard.last_fragment, shard.num_continued
-    whole = torch.tensor([0, x.shape[0] - begin], dtype=torch.int32, device=x.device)
+    whole = torch.arange(2, dtype=torch.int32, device=x.device) * (x.shape[0] - begin)
     state = ssd_final_states(x[begin:], dt[begin:], A, B[begin:], whole)[0]
     entering = shard.carry(state, (dt[begin:].double() * A.double()).sum(0))
     # In float64, as this is a running sum over a whole document.

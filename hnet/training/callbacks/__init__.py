@@ -13,13 +13,13 @@ def build_callbacks(config: RunConfig, *, is_main: bool) -> list[Callback]:
     from hnet.training.callbacks.nonfinite import StopAfterNonfinite
     from hnet.training.callbacks.validation import Validation
 
-    callbacks: list[Callback] = [StopAfterNonfinite()]
+    callbacks: list[Callback] = []
     if config.data.validation:
         callbacks.append(Validation())
     callbacks.append(Metrics())
     if is_main:
         callbacks += _writers(config)
-    callbacks.append(Checkpointing())
+    callbacks += [Checkpointing(), StopAfterNonfinite()]
     if is_main:
         callbacks += _final(config)
     return callbacks
