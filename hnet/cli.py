@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hnet import __version__
 from hnet.argument_types import integers, natural, number, positive, words
@@ -23,6 +23,10 @@ INTERRUPTED = 130
 
 class _Parser(argparse.ArgumentParser):
     """Reports a wrong command line like every other bad input: one message, no usage dump."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        # An abbreviated option would escape whoever looks for it by name, such as the hiding of secrets.
+        super().__init__(*arguments, **{"allow_abbrev": False, **keywords})
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}\nSee: {self.prog} --help")

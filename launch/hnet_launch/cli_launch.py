@@ -241,21 +241,26 @@ def _cluster(arguments: argparse.Namespace) -> ClusterConfig:
     if arguments.gpus_per_node is not None:
         tree["gpus_per_node"] = arguments.gpus_per_node
     elif "gpus_per_node" not in tree:
-        tree["gpus_per_node"] = 1 if arguments.cpu else _local_gpus()
+        if not arguments.cpu and (arguments.slurm or arguments.kubernetes):
+            mode = "--slurm" if arguments.slurm else "--kubernetes"
+            raise ConfigError(f"{mode} needs --gpus-per-node N, a --cluster that says it, or --cpu: nodes are not here")
+        num_gpus = 0 if arguments.cpu else _local_gpus()
+        tree |= {"gpus_per_node": max(1, num_gpus)} | ({} if num_gpus else {"gpu": "cpu"})
     if arguments.cpu:
         tree["gpu"] = "cpu"
     return load_config(ClusterConfig, tree)
 
 
 def _local_gpus() -> int:
-    """GPUs of this machine; 1, for one process on the CPU, if there are none."""
+    """GPUs of this machine that its processes may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible:
-        return len(visible.split(","))
+    if visible is not None:
+        # An empty list, and -1, hide all of them.
+        return sum(bool(word.strip()) and not word.strip().startswith("-") for word in visible.split(","))
     if shutil.which("nvidia-smi") is None:
-        return 1
+        return 0
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return max(1, sum(line.startswith("GPU ") for line in listing.stdout.splitlines()))
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
 
 
 def _range(text: str) -> tuple[int, int]:

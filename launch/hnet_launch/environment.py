@@ -13,7 +13,9 @@ OF_ONE_PROCESS = ("CUDA_VISIBLE_DEVICES", "TORCHELASTIC_", "HNET_LAUNCH_")
 """Said about the launching process itself, or by a launcher around it: wrong anywhere else."""
 
 HIDDEN = "(hidden)"
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|AUTH|CREDENTIAL", re.IGNORECASE)
+_LOGIN = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
+"""A user and a password in an address."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -33,9 +35,9 @@ class Environment:
         return {**self.variables, **self.secrets}
 
 
-def is_secret(name: str) -> bool:
-    """Whether a variable's name says that its value is nobody's business: HF_TOKEN, WANDB_API_KEY."""
-    return _SECRET.search(name) is not None
+def is_secret(name: str, value: str) -> bool:
+    """Whether a value is nobody's business: its name says so (HF_TOKEN, WANDB_API_KEY), or it holds a password."""
+    return _SECRET.search(name) is not None or _LOGIN.search(value) is not None
 
 
 def without_secrets(words: Sequence[str]) -> list[str]:
@@ -43,10 +45,10 @@ def without_secrets(words: Sequence[str]) -> list[str]:
     shown = []
     for before, word in zip(["", *words], words, strict=False):
         option, _, rest = word.partition("=") if word.startswith("--env=") else ("", "", word)
-        name, separator, _ = rest.partition("=")
-        if (option or before == "--env") and separator and is_secret(name):
+        name, separator, value = rest.partition("=")
+        if (option or before == "--env") and separator and is_secret(name, value):
             word = f"{option}={name}={HIDDEN}" if option else f"{name}={HIDDEN}"
-        shown.append(word)
+        shown.append(_LOGIN.sub(f"://{HIDDEN}@", word))
     return shown
 
 
@@ -70,8 +72,8 @@ def collect(environ: Mapping[str, str], extra: Sequence[str] = ()) -> Environmen
         if "\n" in value or "\r" in value:
             raise ConfigError(f"variable {name} has a line break, which launchers cannot pass on; unset it")
     return Environment(
-        {name: found[name] for name in sorted(found) if not is_secret(name)},
-        {name: found[name] for name in sorted(found) if is_secret(name)},
+        {name: found[name] for name in sorted(found) if not is_secret(name, found[name])},
+        {name: found[name] for name in sorted(found) if is_secret(name, found[name])},
     )
 
 

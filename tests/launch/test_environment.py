@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hnet.cli import main
 from hnet.errors import ConfigError
 from hnet_launch.backends.deepspeed import DeepSpeedBackend
 from hnet_launch.cluster import ClusterConfig
@@ -80,6 +81,24 @@ def test_a_command_line_is_written_down_without_secrets() -> None:
         "D_KEY",
     ]
     assert without_secrets(words) == ["hnet", "launch", *shown]
+
+
+@pytest.mark.parametrize("name", ["WANDB_PASS", "HTTP_AUTH", "MINE_PASSWORD"])
+def test_a_name_tells_a_secret(name: str) -> None:
+    assert collect({}, [f"{name}=x", "MINE=y"]) == Environment({"MINE": "y"}, {name: "x"})
+
+
+def test_an_address_with_a_password_is_a_secret() -> None:
+    value = "http://user:word@proxy.lab.org:3128"
+    assert collect({}, [f"PROXY={value}", "PLAIN=http://proxy:3128"]).secrets == {"PROXY": value}
+    words = ["--env", f"PROXY={value}", f"data.train={value}/x"]
+    assert without_secrets(words) == ["--env", "PROXY=(hidden)", "data.train=http://(hidden)@proxy.lab.org:3128/x"]
+
+
+def test_an_abbreviated_option_is_refused(run_file: Path, capsys: Any) -> None:
+    assert main(["launch", str(run_file), "--dry-run", "--en", "X_TOKEN=value"]) == 2
+    said = capsys.readouterr()
+    assert "unknown argument: --en" in said.err and "value" not in said.out + said.err
 
 
 def _command(launcher: str, environment: Environment, folder: Path) -> Command:

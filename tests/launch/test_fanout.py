@@ -46,6 +46,26 @@ def test_output_is_sorted_by_host(backend: Backend, tmp_path: Path) -> None:
         assert "export NAME='100%% of it';" in first[-1] and first[-1].endswith("true %n")
 
 
+@pytest.mark.parametrize(
+    ("hosts", "labels"),
+    [
+        (("node1.lab.org", "node2.lab.org"), ("node1", "node2")),
+        (("node1.lab.org", "node2.lab.org"), ("node1.lab.org", "node2.lab.org")),
+        (("node1.lab.org", "node1.hall.org"), ("node1.lab.org", "node1.hall.org")),
+        (("10.0.0.1", "10.0.0.2"), ("10.0.0.1", "10.0.0.2")),
+        (("10.0.0.1", "11.0.0.1"), ("10.0.0.1", "11.0.0.1")),
+    ],
+)
+def test_a_domain_that_pdsh_leaves_out_is_found_again(
+    hosts: tuple[str, str], labels: tuple[str, str], tmp_path: Path
+) -> None:
+    lines = f"{labels[1]}: two\\n{labels[0]}: one\\npdsh@here: {labels[1]}: exited\\n10: of the tool\\n"
+    (tmp_path / "pdsh").write_text(f'#!/usr/bin/env bash\nprintf "{lines}"\n')
+    backend = DeepSpeedBackend(ClusterConfig(nodes=2, hosts=hosts))
+    outputs = on_every_node(["true"], Job("hnet.train", (), Environment(), tmp_path), backend, 30.0)
+    assert outputs == {hosts[0]: "one\n10: of the tool", hosts[1]: "two\nexited\n10: of the tool"}
+
+
 def test_a_node_that_starts_its_own_share_checks_only_itself(tmp_path: Path) -> None:
     job = Job("hnet.train", (), Environment({"GREETING": "hello"}), tmp_path)
     for backend in (DeepSpeedBackend(TWO, node_rank=1), TorchrunBackend(TWO, "2", "node1:29400")):

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from hnet.cli import main
+from hnet_launch import cli_launch
 from hnet_launch.backends import deepspeed
+from hnet_launch.cluster import ClusterConfig
 
 Tools = Callable[..., Callable[[], list[dict[str, Any]]]]
 
@@ -110,6 +112,17 @@ def test_a_manifest_is_written_and_handed_in_when_asked(
     assert "hnet-x created" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("visible", "ranks", "gpu"), [("", 1, "cpu"), ("-1", 1, "cpu"), ("0,2", 2, "H100")])
+def test_ranks_of_this_machine_are_the_gpus_that_are_visible(
+    visible: str, ranks: int, gpu: str, run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    seen: list[ClusterConfig] = []
+    monkeypatch.setattr(cli_launch._Launch, "supervise", lambda launch: seen.append(launch.cluster))
+    assert main(["launch", str(run_file)]) == 0
+    assert (seen[0].gpus_per_node, seen[0].gpu) == (ranks, gpu)
+
+
 BAD = [
     ("training.steps=none", ["training.steps: got 'none'"]),
     ("--hostfile absent", ["no such hostfile: absent"]),
@@ -123,16 +136,18 @@ BAD = [
     ("--nodes 2", ["2 nodes, but no way to them", "--hostfile, --slurm or --torchrun"]),
     ("--torchrun --nnodes 4:2", ["--nnodes 4:2: give N or MIN:MAX"]),
     ("--torchrun --nnodes 2", ["needs --rdzv-endpoint HOST:PORT"]),
-    ("--slurm --nodes 2", ["no command 'sbatch' on PATH", "login node"]),
-    ("--slurm --sbatch-arg exclusive", ["--sbatch-arg: got 'exclusive'", "--exclusive"]),
+    ("--slurm --nodes 2", ["--slurm needs --gpus-per-node N", "--cpu"]),
+    ("--kubernetes --image i --volume a:/a output_dir=x", ["--kubernetes needs --gpus-per-node N", "--cluster"]),
+    ("--slurm --nodes 2 --gpus-per-node 1", ["no command 'sbatch' on PATH", "login node"]),
+    ("--slurm --cpu --sbatch-arg exclusive", ["--sbatch-arg: got 'exclusive'", "--exclusive"]),
     ("--srun", ["this is no allocation of Slurm", "--slurm"]),
-    ("--kubernetes --volume a:/a output_dir=x", ["needs --image"]),
-    ("--kubernetes --image i output_dir=x", ["needs --volume CLAIM:/mount/path"]),
-    ("--kubernetes --image i --volume a output_dir=x", ["--volume: got 'a'"]),
-    ("--kubernetes --image i --volume a:/a", ["is in none of the volumes (/a)"]),
-    ("--kubernetes --image i --volume a:/a output_dir=../x", ["output_dir ../x is in none of the volumes"]),
-    ("--kubernetes --image i --volume a:/a output_dir=x --job-name 9", ["--job-name: got '9'"]),
-    ("--kubernetes --image i --volume a:/a output_dir=x --apply", ["no command 'kubectl'"]),
+    ("--kubernetes --cpu --volume a:/a output_dir=x", ["needs --image"]),
+    ("--kubernetes --cpu --image i output_dir=x", ["needs --volume CLAIM:/mount/path"]),
+    ("--kubernetes --cpu --image i --volume a output_dir=x", ["--volume: got 'a'"]),
+    ("--kubernetes --cpu --image i --volume a:/a", ["is in none of the volumes (/a)"]),
+    ("--kubernetes --cpu --image i --volume a:/a output_dir=../x", ["output_dir ../x is in none of the volumes"]),
+    ("--kubernetes --cpu --image i --volume a:/a output_dir=x --job-name 9", ["--job-name: got '9'"]),
+    ("--kubernetes --cpu --image i --volume a:/a output_dir=x --apply", ["no command 'kubectl'"]),
     ("--kubernetes swarm", ["no kubernetes 'swarm'", "jobset, pytorchjob"]),
     ("--env 1A=2", ["--env 1A: not the name of a variable"]),
     ("--max-restarts -1", ["--max-restarts: got '-1'", "at least 0"]),

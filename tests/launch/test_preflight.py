@@ -1,5 +1,6 @@
 """The preflight: verdicts on what nodes report, the meeting of nodes, and one real node."""
 
+import dataclasses
 import os
 import socket
 import threading
@@ -205,3 +206,12 @@ def test_gpus_are_read_from_nvidia_smi_and_the_kernel(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert look_at_gpus() == found
+
+
+@pytest.mark.parametrize(("gpus_per_node", "passes"), [(2, False), (0, True)])
+def test_gpus_that_are_nowhere_are_missed_only_by_who_asked_for_some(gpus_per_node: int, passes: bool) -> None:
+    without = {host: report.model_copy(update={"gpus": ()}) for host, report in reports().items()}
+    found = judge(without, dataclasses.replace(NEEDS, gpus_per_node=gpus_per_node))
+    gpus = [finding for finding in found if finding.check == "gpus"]
+    assert [finding.passed for finding in gpus] == [passes] * 3
+    assert passes or "--cpu" in gpus[0].remedy

@@ -162,6 +162,10 @@ def _gpus(reports: Reports, needs: Needs) -> Iterator[Finding]:
         if report.gpu_error is not None:
             yield Finding("gpus", host, report.gpu_error, f"repair the driver of {host}, or leave the host out")
             continue
+        if not report.gpus and not first.gpus and needs.gpus_per_node:
+            cause = f"no GPU and no nvidia-smi, the job starts {needs.gpus_per_node} ranks with one each"
+            yield Finding("gpus", host, cause, f"install the driver on {host}, or compute on the CPU: --cpu")
+            continue
         if not report.gpus and not first.gpus:
             yield Finding("gpus", host, "no GPU: ranks compute on the CPU")
             continue

@@ -1,5 +1,6 @@
 """One command on every node of a job, through the tool that will start it: pdsh, mpirun, srun; none for one machine."""
 
+import ipaddress
 import os
 import re
 import shlex
@@ -73,13 +74,30 @@ def _over_pdsh(argv: Sequence[str], hosts: Sequence[str], job: Job, seconds: flo
     command = ["pdsh", "-R", "ssh", "-f", str(len(hosts)), "-w", ",".join(hosts), f"{remote} %n"]
     output = captured(command, {**os.environ, "PDSH_SSH_ARGS_APPEND": limits}, Path.cwd(), seconds)
     # "pdsh@here: host: text" is what pdsh itself says about a host.
-    lines = [line.removeprefix(f"pdsh@{os.uname().nodename}: ") for line in output.splitlines()]
-    return _by_host("\n".join(lines), {host: host for host in hosts})
+    lines = [re.sub(r"^pdsh@[^:]+: ", "", line) for line in output.splitlines()]
+    return _by_host("\n".join(lines), _labels_of_pdsh(hosts))
+
+
+def _labels_of_pdsh(hosts: Sequence[str]) -> dict[str, str]:
+    """Hosts by the names that pdsh may print: it leaves out a domain that all of them share."""
+    labels = {host: host for host in hosts}
+    domains = {host.partition(".")[2] for host in hosts}
+    if len(domains) == 1 and domains != {""} and not any(_is_address(host) for host in hosts):
+        labels |= {host.partition(".")[0]: host for host in hosts}
+    return labels
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _by_host(output: str, hosts: Mapping[str, str]) -> dict[str, str]:
     """`label: text` lines sorted by host; `hosts` maps labels to them. Other lines are the tool's and go to all."""
-    texts: dict[str, list[str]] = {host: [] for host in hosts.values()}
+    texts: dict[str, list[str]] = {host: [] for host in dict.fromkeys(hosts.values())}
     for line in output.splitlines():
         label, separator, text = line.strip().partition(": ")
         for host in [hosts[label]] if separator and label in hosts else texts:
