@@ -7,18 +7,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO, BinaryIO, TextIO
 
 from hnet_launch.events import Ended, Started, parse_event
 from hnet_launch.job import Command
 from hnet_launch.parent import die_with_parent
+from hnet_launch.stopping import StopRequests
 
 LAUNCHER_LOG = "launcher.log"
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _CONSEQUENCES = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited"),
     *("no sign of life of", "held up by", "does not answer", "DistBackendError", "Gloo", "gloo"),
@@ -65,11 +64,17 @@ def _is_consequence(rank: Ended) -> bool:
     return any(words in line for line in rank.tail for words in _CONSEQUENCES)
 
 
-def run_attempt(command: Command, folder: Path, console: TextIO | None = None) -> AttemptResult:
+def run_attempt(
+    command: Command, folder: Path, console: TextIO | None = None, requests: StopRequests | None = None
+) -> AttemptResult:
     """Run a command to its end. Its output goes to `console` (default: our stdout) and to `folder/launcher.log`.
 
-    SIGINT, SIGTERM, SIGUSR1 and SIGHUP that we get make the ranks save and stop; a second one is the tool's own way.
+    SIGINT, SIGTERM, SIGUSR1 and SIGHUP that we get make the ranks save and stop; a second one is the tool's own way,
+    and a second SIGINT or SIGTERM ends the tool. `requests` is who catches them; without one, they are caught here.
     """
+    if requests is None:
+        with StopRequests() as requests:
+            return run_attempt(command, folder, console, requests)
     command.write_files()
     result, begin = AttemptResult(), time.monotonic()
     try:
@@ -84,7 +89,7 @@ def run_attempt(command: Command, folder: Path, console: TextIO | None = None) -
             preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )
         assert process.stdout is not None
-        with _stopping(process, command.stop_signal, result), _log(folder) as log:
+        with requests.passed_to(_stopper(process, command.stop_signal, result)), _log(folder) as log:
             _follow(process.stdout, log, console or sys.stdout, result)
             result.code = process.wait()
     finally:
@@ -132,22 +137,23 @@ def _ranks_here(result: AttemptResult) -> list[Started]:
     return [event for event in running if event.host == host and Path(f"/proc/{event.pid}").exists()]
 
 
-@contextlib.contextmanager
-def _stopping(process: "subprocess.Popen[bytes]", stop_signal: signal.Signals, result: AttemptResult) -> Iterator[None]:
-    def stop(number: int, _frame: FrameType | None) -> None:
-        here = [] if result.stop_signal is not None else _ranks_here(result)
-        if result.stop_signal is None:
+def _stopper(
+    process: "subprocess.Popen[bytes]", stop_signal: signal.Signals, result: AttemptResult
+) -> Callable[[int], None]:
+    """What a signal does while the process runs."""
+
+    def stop(number: int) -> None:
+        is_first = result.stop_signal is None
+        here = _ranks_here(result) if is_first else []
+        if is_first:
             print(f"hnet launch: {signal.Signals(number).name}: all ranks save and stop", file=sys.stderr, flush=True)
         result.stop_signal = number
         for event in here:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(event.pid, signal.SIGUSR1)
         if not here:
-            process.send_signal(stop_signal)
+            # srun and mpirun end on SIGTERM only. Slurm itself may repeat SIGUSR1, and means the same.
+            ends = not is_first and number in (signal.SIGINT, signal.SIGTERM)
+            process.send_signal(signal.SIGTERM if ends else stop_signal)
 
-    previous = {number: signal.signal(number, stop) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return stop

@@ -25,6 +25,7 @@ from hnet_launch.hostfile import read_hostfile
 from hnet_launch.job import Backend, Command, Job
 from hnet_launch.preflight import preflight
 from hnet_launch.record import LaunchRecord
+from hnet_launch.stopping import StopRequests
 from hnet_launch.supervise import Outcome, Policy, Run, supervise
 
 EXIT_CODES = {Outcome.FINISHED: 0, Outcome.STOPPED: 1, Outcome.BAD_INPUT: 2, Outcome.FAILED: 1}
@@ -125,14 +126,19 @@ class _Launch:
 
     def supervise(self) -> int:
         """Start, and start again; returns our exit code."""
+        with StopRequests() as requests:
+            return self._supervise(requests)
+
+    def _supervise(self, requests: StopRequests) -> int:
         arguments, backend = self.arguments, self.backend()
         first = self.first_index()
         self.command(first)  # a missing tool is told before nodes are checked
         if not arguments.no_preflight:
             Command((), files=self.run_text()).write_files()
-            print(preflight(self.config, self.job(first), backend), flush=True)
+            with requests.interrupting():
+                print(preflight(self.config, self.job(first), backend), flush=True)
         if arguments.preflight_only:
-            return 0
+            return 0 if requests.number is None else EXIT_CODES[Outcome.STOPPED]
         record = LaunchRecord(self.output_dir / f"launch{self.share}.json", sys.argv, backend, self.job(first))
         record.save()
         policy = Policy(arguments.max_restarts, arguments.stalled_restarts, arguments.restart_wait)
@@ -145,6 +151,7 @@ class _Launch:
             logs=self.logs,
             first_index=first,
             on_attempt=record.add,
+            requests=requests,
         )
         was_stopped = attempt.outcome in (Outcome.PREEMPTED, Outcome.STOPPED)
         if was_stopped and arguments.requeue and requeue_this_job():

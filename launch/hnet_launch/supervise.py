@@ -1,15 +1,18 @@
 """Attempts until the run is finished: restarts from the last checkpoint while that makes progress."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from hnet.training.checkpoint_folder import CheckpointFolder, step_of
 from hnet_launch.attempt import AttemptResult, run_attempt
 from hnet_launch.job import Command
+from hnet_launch.stopping import StopRequests
 
 PREEMPTED = "preempted"
 """File that a run leaves in its output_dir when it was stopped, and saved, before its last step."""
@@ -101,20 +104,29 @@ def supervise(
     first_index: int = 0,
     on_attempt: Callable[[Attempt], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    requests: StopRequests | None = None,
 ) -> Attempt:
     """Run commands until one finishes the run, is stopped, or starting again is useless; returns the last attempt.
 
-    `make_command(index)` and `logs(index)` belong to one attempt; `first_index` numbers the first one.
+    `make_command(index)` and `logs(index)` belong to one attempt; `first_index` numbers the first one. `requests`
+    catches signals; without one, they are caught here. A signal between attempts ends the run like one within.
     """
+    if requests is None:
+        options: dict[str, Any] = {"logs": logs, "first_index": first_index, "on_attempt": on_attempt, "sleep": sleep}
+        with StopRequests() as caught:
+            return supervise(run, make_command, policy, **options, requests=caught)
     stalled = 0
     for restart in range(policy.max_restarts + 1):
         index = first_index + restart
         before = run.last_step
+        if requests.number is not None:
+            return _not_started(index, before, requests.number)
         (run.output_dir / PREEMPTED).unlink(missing_ok=True)
-        result = run_attempt(make_command(index), logs(index))
+        result = run_attempt(make_command(index), logs(index), requests=requests)
         if result.stop_signal is not None and result.silent:
             _say("waiting for the ranks that are out of sight to save")
-            run.wait_until_saved(sleep)
+            with requests.interrupting():
+                run.wait_until_saved(sleep)
         outcome, after = run.outcome(result), run.last_step
         cause = "" if outcome is Outcome.FINISHED else describe(result, logs(index))
         attempt = Attempt(index, outcome, cause, result.seconds, before, after, result)
@@ -133,8 +145,17 @@ def supervise(
             return attempt
         wait = policy.wait_before(stalled)
         _say(f"starting again from {_checkpoint(after)} in {wait:g} s (restart {restart + 1} of {policy.max_restarts})")
-        sleep(wait)
+        with requests.interrupting():
+            if requests.number is None:
+                sleep(wait)
     raise AssertionError("a loop that returns")
+
+
+def _not_started(index: int, step: int | None, number: int) -> Attempt:
+    name = signal.Signals(number).name
+    _say(f"{name}: attempt {index} is not started; the same command goes on from {_checkpoint(step)}")
+    result = AttemptResult(stop_signal=number)
+    return Attempt(index, Outcome.STOPPED, f"{name} before it was started", 0.0, step, step, result)
 
 
 def describe(result: AttemptResult, logs: Path) -> str:

@@ -85,6 +85,20 @@ def test_a_preempted_job_goes_back_into_the_queue_unless_it_was_cancelled(
     assert (calls()[-1]["argv"][1:] == ["requeue", "123"]) is is_queued
 
 
+def test_a_signal_during_the_preflight_puts_the_job_back_into_the_queue(
+    run_file: Path, tmp_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "import signal, time\nos.kill(os.getppid(), signal.SIGUSR1)\ntime.sleep(60)"
+    calls = tools(srun=body, scontrol=SCONTROL.replace("STATE", "RUNNING"))
+    for name, value in IN_A_JOB.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(["launch", str(run_file), *["--srun", "--requeue", "--nodes", "2", "--gpus-per-node", "1", "--cpu"]])
+    assert ended.value.code == 1 and calls()[-1]["argv"][1:] == ["requeue", "123"]
+    assert len([call for call in calls() if call["argv"][0].endswith("srun")]) == 1
+    assert json.loads((tmp_path / "out" / "launch.json").read_text())[0]["attempts"] == []
+
+
 def test_a_preempted_pod_does_not_count_as_finished(
     run_file: Path, tmp_path: Path, deepspeed_tool: Callable[[], list[dict[str, Any]]], tools: Tools
 ) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time as clock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hnet_launch.attempt import AttemptResult, run_attempt
 from hnet_launch.environment import Environment
 from hnet_launch.events import Ended, Started
 from hnet_launch.job import Command
+from hnet_launch.stopping import StopRequests
 from hnet_launch.supervise import Attempt, Outcome, Policy, Run, describe, supervise
 
 STEPS = 40
@@ -163,6 +165,46 @@ def test_a_signal_is_passed_on_as_the_tool_wants_it(tmp_path: Path, saves: bool,
     assert result.stop_signal == signal.SIGINT
     assert run.outcome(result) is (Outcome.PREEMPTED if saves else Outcome.STOPPED)
     assert "SIGINT: all ranks save and stop" in capfd.readouterr().err
+
+
+def test_a_signal_during_the_wait_for_a_restart_ends_the_run_as_stopped(lives: Lives, capfd: Any) -> None:
+    class Waits(list[float]):
+        """Slurm's warning comes while we wait."""
+
+        def append(self, seconds: float) -> None:
+            super().append(seconds)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            clock.sleep(60)
+
+    waits = Waits()
+    attempt = lives("save(10); sys.exit(1)", waits=waits)
+    assert (attempt.index, attempt.outcome, attempt.last_step, waits) == (1, Outcome.STOPPED, 10, [5.0])
+    assert "SIGUSR1: attempt 1 is not started; the same command goes on from checkpoint" in capfd.readouterr().err
+
+
+def test_a_signal_before_the_first_attempt_starts_nothing(tmp_path: Path) -> None:
+    with StopRequests() as requests:
+        os.kill(os.getpid(), signal.SIGTERM)
+        made: list[int] = []
+
+        def make(index: int) -> Command:
+            made.append(index)
+            return Command(("true",))
+
+        run = Run(tmp_path / "out", STEPS)
+        attempt = supervise(run, make, Policy(), logs=lambda index: tmp_path, requests=requests)
+    assert (attempt.outcome, made) == (Outcome.STOPPED, [])
+
+
+def test_a_second_interrupt_ends_a_tool_that_takes_another_signal_for_saving(tmp_path: Path) -> None:
+    code = (
+        "signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getppid(), signal.SIGINT))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        "os.kill(os.getppid(), signal.SIGINT)\nfor _ in range(200): time.sleep(0.05)\n"
+    )
+    (tmp_path / "life.py").write_text(HEAD + code)
+    argv = (sys.executable, str(tmp_path / "life.py"), str(tmp_path / "out"), "0")
+    assert run_attempt(Command(argv, stop_signal=signal.SIGUSR1), tmp_path / "logs").code == 3
 
 
 def test_ranks_of_this_machine_are_told_directly(lives: Lives, tmp_path: Path) -> None:

@@ -120,10 +120,18 @@ def captured(command: Sequence[str], environment: Mapping[str, str], folder: Pat
     try:
         return process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
-        process.terminate()
-        try:
-            output = process.communicate(timeout=10)[0]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output = process.communicate()[0]
-        return f"{output}\nnot done after {seconds:g} s"
+        return f"{_end(process)}\nnot done after {seconds:g} s"
+    except BaseException:
+        # We were asked to stop: what runs on other nodes must not go on without us.
+        _end(process)
+        raise
+
+
+def _end(process: "subprocess.Popen[str]") -> str:
+    """End a process, gently first; returns its output."""
+    process.terminate()
+    try:
+        return process.communicate(timeout=10)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
