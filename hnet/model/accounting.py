@@ -54,6 +54,24 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(parameter_breakdown(config).values())
 
 
+def count_lookup_and_linear_weights(config: ModelConfig) -> int:
+    """Numbers in the weights of the embedding, the head and all linear layers but the residual projections: those that
+    training in bf16 uses as bf16 alone."""
+    breakdown = parameter_breakdown(config)
+    total = breakdown["embedding"] + breakdown["head"]
+    for index, stage in enumerate(config.stages):
+        width, inner = stage.d_model, stage.ssm.expand * stage.d_model
+        total += breakdown.get(f"stages.{index}.router", 0)
+        for kind in stage.layers:
+            if kind in "tT":
+                total += 4 * width * width
+            else:
+                _, num_heads, convolved = _mamba_sizes(stage)
+                total += width * (inner + convolved + num_heads) + inner * width
+            total += 3 * width * stage.mlp_width if kind in "MT" else 0
+    return total
+
+
 def parameter_sizes(config: ModelConfig) -> dict[str, list[int]]:
     """Numbers in each tensor, by part: `embedding`, `stages.0.encoder.0` (a layer), `stages.0.encoder.norm`, ...
 

@@ -11,7 +11,12 @@ import pytest
 
 from hnet.cli import main
 from hnet.config import load_config
-from hnet.model.accounting import activation_bytes, count_parameters, flops_per_byte
+from hnet.model.accounting import (
+    activation_bytes,
+    count_lookup_and_linear_weights,
+    count_parameters,
+    flops_per_byte,
+)
 from hnet.model.config import RouterConfig
 from hnet.training.config import RunConfig
 from hnet_launch.cluster import ClusterConfig
@@ -49,6 +54,16 @@ def test_every_engine_needs_less_on_the_gpu_than_the_one_before() -> None:
     assert offloaded.on_host == offloaded.state.total
 
 
+def test_state_of_what_fits_is_that_of_its_micro_batches() -> None:
+    """ZeRO-1 keeps all gradients where a step has several micro-batches, and only its part of them where it has one."""
+    many = plan("model=hnet_1stage_XL", cluster="h100_8")
+    count, zero1 = count_parameters(many.config.model), many.fits[1]
+    assert (zero1.engine, zero1.at_worst) == ("ZeRO-1", 2)
+    assert zero1.state == pytest.approx(8 * count + 12 * count / 8)
+    single = plan("model=hnet_1stage_XL", "training.global_batch_bytes=65536", cluster="h100_8").fits[1]
+    assert single.at_worst == 1 and single.state < zero1.state - 3 * count
+
+
 def test_a_bound_on_chunks_bounds_the_worst() -> None:
     free = plan("training.micro_batch_bytes=8192")
     stages = [
@@ -74,10 +89,15 @@ def test_communication_of_every_engine_by_hand() -> None:
     one, two = (sent(f"engine.zero_stage={stage}") for stage in (1, 2))
     assert one == {"all-reduce gradients": 2 * ring, "all-gather updated parameters": ring}
     assert two["all-reduce gradients"] == 4 * one["all-reduce gradients"]
-    three = sent("engine.zero_stage=3")
+    three = sent("engine.zero_stage=3", "training.precision=fp32")
     assert list(three.values()) == [4 * ring] * 3
+    halved = sent("engine.zero_stage=3")
+    gathered = size - 2 * count_lookup_and_linear_weights(plan().config.model)
+    assert size / 2 < gathered < 0.53 * size
+    assert list(halved.values()) == pytest.approx([4 * gathered * 63 / 64] * 2 + [4 * ring])
     groups = sent("engine.zero_stage=3", "engine.shard_group=8")
-    assert groups["all-gather parameters, backward"] == 4 * size * 7 / 8
+    assert groups["all-gather parameters, backward"] == 4 * gathered * 7 / 8
+    assert sent("engine.fsdp=true")["all-gather parameters, forward"] == 4 * ring
     fsdp = sent("engine.fsdp=true", "engine.shard_group=8")
     assert fsdp["all-reduce gradients across groups"] == pytest.approx(2 * 4 * size / 8 * 7 / 8)
     half = sent("engine.zero_stage=2", "engine.communication=bf16")
@@ -140,6 +160,24 @@ def test_command_prints_every_assumption_and_writes_json(tmp_path: Path, capsys:
     assert memory["total"] == parts + sum(memory["activations"].values())
 
 
+def test_comparison_takes_the_assumptions_and_writes_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.json"
+    words = "plan fineweb_edu --models hnet_1stage_L --clusters h100_1,h100_8 --gpu A100 --bytes-per-chunk 4"
+    assert main([*words.split(), "--utilization", "0.5", "--overlap", "0", "--waiting", "0", "--json", str(out)]) == 0
+    printed, rows = capsys.readouterr().out, json.loads(out.read_text())
+    assert [(row["model"], row["cluster"]["gpus_per_node"]) for row in rows] == [
+        ("hnet_1stage_L", 1),
+        ("hnet_1stage_L", 8),
+    ]
+    for row, line in zip(rows, printed.splitlines()[2:], strict=True):
+        given = row["assumptions"]
+        assert [given[name] for name in ("utilization", "overlap", "waiting", "bytes_per_chunk")] == [0.5, 0, 0, [4]]
+        assert row["cluster"]["gpu"] == "A100"
+        assert f" {row['cost']['bytes_per_second'] / 1e6:.2f} |" in line
+
+
 def test_what_does_not_fit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*XL, "--gpu", "RTX3090", "data.sequence_length=1048576"]) == 0
     assert "does not fit: not one window does with any engine" in capsys.readouterr().out
@@ -156,6 +194,19 @@ def test_what_does_not_fit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         ("--bytes-per-chunk 3", "has 2 chunking stages: give 2 numbers"),
         ("--bytes-per-chunk 7,3", "none smaller than the one before"),
         ("--bytes-per-chunk a,b", "give numbers with commas"),
+        ("--bytes-per-chunk nan,nan", "--bytes-per-chunk nan,nan: the model has 2 chunking stages"),
+        ("--bytes-per-chunk 3,inf", "--bytes-per-chunk 3,inf: the model has 2 chunking stages"),
+        ("--json /dev/null/plan.json", "--json /dev/null/plan.json cannot be written"),
+        ("--clusters h100_8", "--clusters is for --models alone"),
+        ("--models hnet_1stage_L --cluster h100_8", "--cluster is not for --models: name the clusters with --clusters"),
+        ("--models hnet_1stage_L --gpus-per-node 8", "--gpus-per-node is not for --models"),
+        ("--models hnet_1stage_L --simulate x.npz", "--simulate replays one model and --models compares several"),
+        ("--models hnet_1stage_L --micro-batches 2", "--micro-batches replays one model"),
+        ("--models hnet_1stage_L --utilization 2", "--utilization 2: give a share"),
+        (
+            "--models hnet_1stage_L,hnet_2stage_L --bytes-per-chunk 4",
+            "hnet_2stage_L: --bytes-per-chunk 4: the model has",
+        ),
         ("--utilization 0", "--utilization 0: give a share"),
         ("--waiting 1.5", "--waiting 1.5: give a share"),
         ("engine.sequence_parallel=3 --gpus-per-node 8", "sequence_parallel 3 does not divide 8"),

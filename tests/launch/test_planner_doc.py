@@ -1,5 +1,6 @@
 """The figures of docs/planner.md are those that its commands give."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -26,7 +27,10 @@ def test_lost_time_on_64_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = ["plan", "fineweb_edu", "model=hnet_2stage_XL", "--simulate", str(folder / "counts.npz"), "--ranks", "64"]
     assert main([*words, "--json", str(out)]) == 0
     lost = json.loads(out.read_text())["outcomes"][0]["lost"]["step"]
-    kept = json.loads((folder / "lost_time.json").read_text())["outcomes"]
+    report = json.loads((folder / "lost_time.json").read_text())
+    kept, made_with = report["outcomes"], report["made_with"]
+    assert made_with["commit"] and made_with["uncommitted_changes"] is None
+    assert made_with["counts"]["sha256"] == hashlib.sha256((folder / "counts.npz").read_bytes()).hexdigest()
     (kept_lost,) = (outcome["lost"]["step"] for outcome in kept if outcome["ranks"] == 64)
     assert lost == pytest.approx(kept_lost, rel=1e-3)
     assert lost["exchanged"] < 0.03 < lost["predicted"] < 0.04 < 0.25 < lost["plain"]

@@ -1,11 +1,13 @@
 """Replays of chunk counts on many ranks."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import hnet
 from hnet.cli import main
 from hnet.config import load_config
 from hnet.distributed.chunk_counts import ChunkCounts
@@ -66,18 +68,26 @@ def test_predictions_never_look_ahead(model: ModelConfig) -> None:
 def test_command_writes_json_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorded, report, picture = tmp_path / "counts.npz", tmp_path / "out.json", tmp_path / "out.png"
     counts(256, 0.02).save(recorded)
+    (folder := tmp_path / "folder.png").mkdir()
     words = ["plan", "fineweb_edu", "--simulate", str(recorded), "--ranks", "8,16"]
     assert main([*words, "--json", str(report), "--png", str(picture)]) == 0
-    outcomes = json.loads(report.read_text())["outcomes"]
+    written = json.loads(report.read_text())
+    outcomes, made_with = written["outcomes"], written["made_with"]
+    assert made_with["counts"] == {"file": "counts.npz", "sha256": hashlib.sha256(recorded.read_bytes()).hexdigest()}
+    assert made_with["hnet"] == hnet.__version__ and made_with["numpy"] == np.__version__
+    assert len(made_with["model"]["stages"]) == 2 and "commit" in made_with
     assert f"{outcomes[1]['lost']['step']['plain']:.2%}" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
     for extra, expected in (
         (["--micro-batches", "3"], "8 windows per rank do not divide into 3"),
         (["--ranks", "0"], "--ranks: give integers of at least 1"),
+        (["--ranks", "a"], "--ranks 'a': give integers with commas between, such as 8,64"),
+        (["--ranks", "8.5"], "--ranks '8.5': give integers"),
         (["--micro-batches", "0"], "--micro-batches: give integers of at least 1"),
         (["--exchange", "3"], "groups of 3 ranks that exchange chunks do not divide"),
         (["model=hnet_2stage_L"], "a model of 2 stages, the run's has 3"),
         (["--png", str(tmp_path / "no" / "x.png")], "does not exist"),
+        (["--png", str(folder)], "cannot be written"),
     ):
         assert main([*words, *extra]) == 2
         assert expected in capsys.readouterr().err

@@ -9,9 +9,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import hnet
+from hnet.config import load_config
 from hnet.model.accounting import (
     activation_breakdown,
     activation_bytes,
+    count_lookup_and_linear_weights,
     count_parameters,
     flops_per_byte,
     mean_keys,
@@ -22,6 +24,7 @@ from hnet.model.accounting import (
 )
 from hnet.model.config import ModelConfig
 from hnet.model.language_model import LanguageModel
+from hnet.training.mixed_precision import HalfEmbedding, HalfLinear, compute_in_bf16
 
 
 def released(layout: list[str], d_model: list[int], d_intermediate: list[int], rotary: list[int]) -> ModelConfig:
@@ -189,3 +192,12 @@ def test_activations_are_linear_in_bytes() -> None:
     assert training_bytes(config, [8192, 2048, 1024]) == 16 * count_parameters(config) + one
     with pytest.raises(ValueError, match="3 stages"):
         activation_bytes(config, [8192])
+
+
+@pytest.mark.parametrize("name", ["hnet_2stage_small", "byte_transformer_small", "byte_mamba_small", "hnet_1stage_L"])
+def test_weights_that_are_used_in_bf16_alone(name: str) -> None:
+    config = load_config(ModelConfig, name)
+    model = LanguageModel(config, device=torch.device("meta"))
+    compute_in_bf16(model)
+    weights = {module.weight for module in model.modules() if isinstance(module, (HalfLinear, HalfEmbedding))}
+    assert count_lookup_and_linear_weights(config) == sum(weight.numel() for weight in weights)

@@ -42,7 +42,8 @@ def expected_bytes_per_chunk(model: ModelConfig) -> tuple[float, ...]:
 def check_bytes_per_chunk(model: ModelConfig, values: tuple[float, ...]) -> tuple[float, ...]:
     """Raises ConfigError unless there is one number per chunking stage, from 1 and not falling."""
     num = len(model.stages) - 1
-    if len(values) != num or any(after < before for before, after in zip((1.0, *values), values, strict=False)):
+    rising = all(before <= after < math.inf for before, after in zip((1.0, *values), values, strict=False))
+    if len(values) != num or not rising:
         raise ConfigError(
             f"--bytes-per-chunk {','.join(f'{value:g}' for value in values)}: the model has {num} chunking stages: "
             f"give {num} numbers from 1, bytes per chunk after each, outermost first, none smaller than the one before"

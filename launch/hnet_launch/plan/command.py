@@ -6,13 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnet.errors import ConfigError
+from hnet.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hnet.training.config import RunConfig
     from hnet_launch.plan.assumptions import Assumptions
+
+_REPLAY: dict[str, Any] = {"ranks": None, "windows_per_rank": 8, "micro_batches": 1, "exchange": 8, "png": None}
+"""Options of a simulation alone, with their defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,17 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--utilization", type=float, metavar="X", help="share of the GPU's rate while it computes")
     parser.add_argument("--overlap", type=float, metavar="X", help="share of communication that computation hides")
     parser.add_argument("--waiting", type=float, metavar="X", help="share of time lost to the slowest rank")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the plan as JSON")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT", help="write the plan as JSON, or a list of plans, or the replay"
+    )
     group = parser.add_argument_group("comparing")
     group.add_argument("--models", metavar="A,B", help="print a Markdown table of these, each with what fits it best")
     group.add_argument("--clusters", metavar="X,Y", help="on these (default: h100_1,h100_8,h100_8x8)")
     group = parser.add_argument_group("replaying recorded chunk counts")
     group.add_argument("--simulate", type=Path, metavar="COUNTS.npz", help="written by hnet bench chunks")
     group.add_argument("--ranks", metavar="N,N", help="numbers of ranks (default: 8 to 4096, doubling)")
-    group.add_argument("--windows-per-rank", type=int, default=8, metavar="W", help="each step (default: %(default)s)")
-    group.add_argument("--micro-batches", type=int, default=1, metavar="M", help="each step (default: %(default)s)")
-    group.add_argument("--exchange", type=int, default=8, metavar="K", help="ranks of a group (default: %(default)s)")
+    group.add_argument("--windows-per-rank", type=int, metavar="W", help="each step (default: %(default)s)")
+    group.add_argument("--micro-batches", type=int, metavar="M", help="each step (default: %(default)s)")
+    group.add_argument("--exchange", type=int, metavar="K", help="ranks of a group (default: %(default)s)")
     group.add_argument("--png", type=Path, metavar="OUT", help="draw the lost time over the number of ranks")
+    parser.set_defaults(**_REPLAY)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -50,14 +56,25 @@ def run(arguments: argparse.Namespace) -> None:
     from hnet.training.config import RunConfig
 
     config = load_config(RunConfig, arguments.config, arguments.overrides)
+    report: Any
     if arguments.models is not None:
-        _compare(arguments, config)
-        return
-    console = Console()
-    report = _plan(arguments, config, console) if arguments.simulate is None else _simulate(arguments, config, console)
+        report = _compare(arguments, config)
+    elif arguments.clusters is not None:
+        raise ConfigError("--clusters is for --models alone: give --cluster NAME for one plan")
+    elif arguments.simulate is not None:
+        report = _simulate(arguments, config, Console())
+    else:
+        report = _plan(arguments, config, Console())
     if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        _write(arguments.json, report)
+
+
+def _write(path: Path, report: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written ({error}); give a file that can") from error
 
 
 def _plan(arguments: argparse.Namespace, config: "RunConfig", console: "Console") -> dict[str, Any]:
@@ -66,36 +83,46 @@ def _plan(arguments: argparse.Namespace, config: "RunConfig", console: "Console"
     from hnet_launch.plan.planner import plan_run
     from hnet_launch.plan.report import as_json, print_plan
 
-    overrides = [
-        f"{key}={value}"
-        for key, value in (
-            ("nodes", arguments.nodes),
-            ("gpus_per_node", arguments.gpus_per_node),
-            ("gpu", arguments.gpu),
-        )
-        if value is not None
-    ]
-    cluster = load_config(ClusterConfig, arguments.cluster or {}, overrides)
+    cluster = load_config(ClusterConfig, arguments.cluster or {}, _cluster_overrides(arguments))
     plan = plan_run(config, cluster, _assumptions(arguments, config))
     print_plan(plan, console)
     return as_json(plan)
 
 
-def _compare(arguments: argparse.Namespace, config: "RunConfig") -> None:
-    from hnet_launch.plan.comparison import compare
+def _cluster_overrides(arguments: argparse.Namespace) -> list[str]:
+    given = {name: getattr(arguments, name) for name in ("nodes", "gpus_per_node", "gpu")}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
 
-    clusters = arguments.clusters or "h100_1,h100_8,h100_8x8"
-    print("\n".join(compare(config, arguments.models.split(","), clusters.split(","))))
+
+def _compare(arguments: argparse.Namespace, config: "RunConfig") -> list[dict[str, Any]]:
+    from hnet.config import load_config
+    from hnet_launch.cluster import ClusterConfig
+    from hnet_launch.plan.comparison import compare, table
+    from hnet_launch.plan.report import as_json
+
+    for name in ("cluster", "nodes", "gpus_per_node"):
+        if getattr(arguments, name) is not None:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} is not for --models: name the clusters with --clusters X,Y")
+    for name, unset in (_REPLAY | {"simulate": None}).items():
+        if getattr(arguments, name) != unset:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} replays one model and --models compares several: leave out one of them")
+    names = (arguments.clusters or "h100_1,h100_8,h100_8x8").split(",")
+    clusters = [load_config(ClusterConfig, name, _cluster_overrides(arguments)) for name in names]
+    plans = list(compare(config, arguments.models.split(","), clusters, lambda loaded: _assumptions(arguments, loaded)))
+    print("\n".join(table(plans)))
+    return [{"model": model} | as_json(plan) for model, plan in plans]
 
 
 def _simulate(arguments: argparse.Namespace, config: "RunConfig", console: "Console") -> dict[str, Any]:
     from hnet.distributed.chunk_counts import ChunkCounts
     from hnet_launch.plan.simulate import simulate
-    from hnet_launch.plan.simulation_report import draw, print_simulation
+    from hnet_launch.plan.simulation_report import draw, made_with, print_simulation
 
     ranks = [8 << doubling for doubling in range(10)]
     if arguments.ranks is not None:
-        ranks = [int(number) for number in _numbers("--ranks", arguments.ranks)]
+        ranks = _integers("--ranks", arguments.ranks)
     sizes = {"windows-per-rank": arguments.windows_per_rank, "micro-batches": arguments.micro_batches}
     sizes["exchange"] = arguments.exchange
     for name, value in ({"ranks": min(ranks, default=0)} | sizes).items():
@@ -112,7 +139,7 @@ def _simulate(arguments: argparse.Namespace, config: "RunConfig", console: "Cons
     print_simulation(simulation, console)
     if arguments.png is not None:
         draw(simulation, arguments.png)
-    return asdict(simulation)
+    return {"made_with": made_with(arguments.simulate, config.model)} | asdict(simulation)
 
 
 def _assumptions(arguments: argparse.Namespace, config: "RunConfig") -> "Assumptions":
@@ -136,3 +163,10 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.split(",") if word.strip())
     except ValueError:
         raise ConfigError(f"{option} '{text}': give numbers with commas between, such as 2.6,7.0") from None
+
+
+def _integers(option: str, text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise ConfigError(f"{option} '{text}': give integers with commas between, such as 8,64") from None

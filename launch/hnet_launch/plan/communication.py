@@ -7,7 +7,7 @@ all-reduce.
 from dataclasses import dataclass
 from typing import Literal
 
-from hnet.model.accounting import count_parameters
+from hnet.model.accounting import count_lookup_and_linear_weights, count_parameters
 from hnet.model.config import ModelConfig
 from hnet.training.gpus import GPU
 from hnet_launch.cluster import ClusterConfig
@@ -34,7 +34,8 @@ class Transfer:
 def transfers_per_step(model: ModelConfig, layout: Layout, num_micro_batches: int, num_units: int) -> list[Transfer]:
     """What a GPU sends per step of `num_micro_batches` of `num_units` stage-0 units each on every rank.
 
-    Counters, norms and statistics (a few hundred bytes) are left out.
+    Counters, norms and statistics (a few hundred bytes) are left out. ZeRO-3 gathers the weights of linear layers and
+    embeddings in bf16 where the run computes in it; the host holds and is sent fp32.
     """
     ranks, weights = layout.world_size, FLOAT * count_parameters(model)
     gradients = layout.gradient_bytes * count_parameters(model)
@@ -46,7 +47,8 @@ def transfers_per_step(model: ModelConfig, layout: Layout, num_micro_batches: in
         if layout.stage:
             transfers.append(_ring("all-gather", "updated parameters", weights, ranks))
     elif ranks > 1:
-        transfers += _sharded(layout, num_micro_batches * weights, num_micro_batches * gradients)
+        gathered = weights - (FLOAT - layout.gather_bytes) * count_lookup_and_linear_weights(model)
+        transfers += _sharded(layout, num_micro_batches * gathered, num_micro_batches * gradients)
     if layout.sequence_parallel > 1:
         transfers.append(_sequence(model, layout, num_micro_batches * num_units))
     if layout.offload_optimizer:

@@ -1,12 +1,13 @@
 """One line for each of several models on several clusters, as a Markdown table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hnet.config import load_config
+from hnet.errors import ConfigError
 from hnet.model.config import ModelConfig
 from hnet.training.config import RunConfig
 from hnet_launch.cluster import ClusterConfig
-from hnet_launch.plan.assumptions import Assumptions, expected_bytes_per_chunk
+from hnet_launch.plan.assumptions import Assumptions
 from hnet_launch.plan.planner import GIB, Plan, plan_run
 from hnet_launch.plan.report import duration
 
@@ -16,17 +17,31 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def compare(config: RunConfig, models: Sequence[str], clusters: Sequence[str]) -> list[str]:
-    """Lines of the table. Every row has the engine that shards least of those that fit, with the largest micro-batch
-    that it can hold whatever the routers do (at the expected chunk counts where none is safe)."""
-    lines = ["| " + " | ".join(_COLUMNS) + " |", "|---|" + "---:|" * 2 + "---|" + "---:|" * (len(_COLUMNS) - 4)]
+def compare(
+    config: RunConfig,
+    models: Sequence[str],
+    clusters: Sequence[ClusterConfig],
+    assume: Callable[[RunConfig], Assumptions],
+) -> Iterator[tuple[str, Plan]]:
+    """Every model's name and plan on every cluster, with the engine that shards least of those that fit and the largest
+    micro-batch that it can hold whatever the routers do (at the expected chunk counts where none is safe).
+
+    Raises ConfigError if a model is not one, or the assumptions of a run cannot be made for it.
+    """
     for model in models:
         loaded = config.model_copy(update={"model": load_config(ModelConfig, model)})
-        assumptions = Assumptions(expected_bytes_per_chunk(loaded.model))
-        for name in clusters:
-            cluster = load_config(ClusterConfig, name)
-            lines.append("| " + " | ".join(_cells(model, plan_best(loaded, cluster, assumptions))) + " |")
-    return lines
+        try:
+            assumptions = assume(loaded)
+        except ConfigError as error:
+            raise ConfigError(f"{model}: {error}") from error
+        for cluster in clusters:
+            yield model, plan_best(loaded, cluster, assumptions)
+
+
+def table(plans: Sequence[tuple[str, Plan]]) -> list[str]:
+    """The lines of a Markdown table, a row for each plan."""
+    lines = ["| " + " | ".join(_COLUMNS) + " |", "|---|" + "---:|" * 2 + "---|" + "---:|" * (len(_COLUMNS) - 4)]
+    return lines + ["| " + " | ".join(_cells(model, plan)) + " |" for model, plan in plans]
 
 
 def plan_best(config: RunConfig, cluster: ClusterConfig, assumptions: Assumptions) -> Plan:
@@ -40,7 +55,7 @@ def plan_best(config: RunConfig, cluster: ClusterConfig, assumptions: Assumption
     return plan_run(config.model_copy(update={"engine": best.config, "training": training}), cluster, assumptions)
 
 
-def _cells(model: str, plan: Plan) -> Iterable[str]:
+def _cells(model: str, plan: Plan) -> Iterator[str]:
     cost = plan.cost
     yield model
     yield str(plan.cluster.world_size)

@@ -24,6 +24,9 @@ class Layout:
     offload_parameters: bool
     gradient_bytes: int
     """Of a number that ranks send each other of gradients."""
+    gather_bytes: int
+    """Of a number that ranks send each other of the weights of linear layers and embeddings, where parameters are
+    sharded; of all other parameters it is 4."""
     bucket: int
     live_parameters: int
     """Parameters that ZeRO-3 lets be whole at a time."""
@@ -65,7 +68,8 @@ def layout_of(config: RunConfig, cluster: ClusterConfig) -> Layout:
         return _plain("fsdp", 3, group, common)
     if engine.zero_stage is None and engine.deepspeed_config is None:
         return _plain("ddp", 0, ranks, common)
-    return _from_deepspeed(deepspeed_settings(config, ranks, on_gpu=cluster.gpu != "cpu"), common)
+    settings = deepspeed_settings(config, ranks, on_gpu=cluster.gpu != "cpu")
+    return _from_deepspeed(settings, 2 if config.training.precision == "bf16" else 4, common)
 
 
 def _plain(kind: Literal["ddp", "fsdp"], stage: int, group: int, common: dict[str, int]) -> Layout:
@@ -76,6 +80,7 @@ def _plain(kind: Literal["ddp", "fsdp"], stage: int, group: int, common: dict[st
         offload_optimizer=False,
         offload_parameters=False,
         gradient_bytes=4,
+        gather_bytes=4,
         bucket=0,
         live_parameters=0,
         persistence_threshold=0,
@@ -83,7 +88,7 @@ def _plain(kind: Literal["ddp", "fsdp"], stage: int, group: int, common: dict[st
     )
 
 
-def _from_deepspeed(settings: dict[str, Any], common: dict[str, int]) -> Layout:
+def _from_deepspeed(settings: dict[str, Any], gather_bytes: int, common: dict[str, int]) -> Layout:
     zero = settings["zero_optimization"]
     group = zero.get("zero_hpz_partition_size", 1)
     return Layout(
@@ -93,6 +98,7 @@ def _from_deepspeed(settings: dict[str, Any], common: dict[str, int]) -> Layout:
         offload_optimizer="offload_optimizer" in zero,
         offload_parameters="offload_param" in zero,
         gradient_bytes=2 if settings.get("communication_data_type") in ("bf16", "fp16") else 4,
+        gather_bytes=gather_bytes if zero["stage"] == 3 else 4,
         bucket=int(zero["reduce_bucket_size"]),
         live_parameters=int(zero.get("stage3_max_live_parameters", 0)),
         persistence_threshold=int(zero.get("stage3_param_persistence_threshold", 0)),

@@ -40,7 +40,8 @@ class Fit:
     engine: str
     config: EngineConfig
     state: int
-    """Bytes of state on one GPU."""
+    """Bytes of state on one GPU, with the largest micro-batches that fit whatever the routers do; else those that fit
+    at the mean, else single windows."""
     at_mean: int
     """At the expected bytes per chunk."""
     at_worst: int
@@ -135,7 +136,7 @@ def _fit(config: RunConfig, cluster: ClusterConfig, gpu: GPU, assumptions: Assum
     tried = config.model_copy(update={"engine": load_config(EngineConfig, engine | kept)})
     layout = layout_of(tried, cluster)
     usable = gpu.memory_gib * GIB * assumptions.usable_memory
-    per_rank, number = _micro_batches(
+    per_rank, _ = _micro_batches(
         tried.model_copy(update={"training": tried.training.model_copy(update={"micro_batch_bytes": None})}), layout
     )
 
@@ -146,5 +147,8 @@ def _fit(config: RunConfig, cluster: ClusterConfig, gpu: GPU, assumptions: Assum
                 return size
         return 0
 
-    memory = _memory(tried, layout, assumptions, 1, number)
-    return Fit(layout.name, tried.engine, memory.state.total - memory.on_host, largest(assumptions), largest(None))
+    at_mean, at_worst = largest(assumptions), largest(None)
+    size = at_worst or at_mean or 1
+    # ZeRO-1 shards no gradients over several micro-batches: the state depends on their number.
+    memory = _memory(tried, layout, assumptions, size, -(-per_rank // size))
+    return Fit(layout.name, tried.engine, memory.state.total - memory.on_host, at_mean, at_worst)

@@ -1,7 +1,10 @@
 """A simulation as a table and as a picture."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
@@ -9,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hnet.errors import ConfigError
+from hnet.model.config import ModelConfig
+from hnet_launch.code_version import code_version
 from hnet_launch.plan.simulate import ORDERS, Simulation
 
 _LABELS = {
@@ -19,6 +24,21 @@ _LABELS = {
 }
 _COLOURS = {"plain": "#c2703d", "predicted": "#3b6ea5", "exchanged": "#4f8f5b", "oracle": "#888888"}
 _SYNCS = {"micro_batch": "ranks wait at every micro-batch", "step": "ranks wait once a step"}
+
+
+def made_with(counts: Path, model: ModelConfig) -> dict[str, Any]:
+    """What the figures of a replay rest on: they are arithmetic on recorded counts, the same on every device."""
+    code = code_version()
+    return {
+        "device": "none: FLOPs of recorded chunk counts, not times",
+        "hnet": code.package,
+        "commit": code.commit,
+        "uncommitted_changes": code.changes,
+        "python": code.python,
+        "numpy": np.__version__,
+        "counts": {"file": counts.name, "sha256": hashlib.sha256(counts.read_bytes()).hexdigest()},
+        "model": model.model_dump(mode="json"),
+    }
 
 
 def print_simulation(simulation: Simulation, console: Console) -> None:
@@ -80,4 +100,7 @@ def draw(simulation: Simulation, path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("time lost to the slowest rank")
     figure.axes[0].legend(frameon=False)
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise ConfigError(f"--png {path} cannot be written ({error}); give a file that can") from error
