@@ -6,6 +6,8 @@ from pathlib import Path
 
 LAUNCHERS = ("pdsh", "openssh", "openmpi")
 DEFAULT_PORT = 29500
+MOST_PORT = 65535 - 99
+"""Attempts take the ports after the first one in turn."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tools.add_argument("--launcher-args", default="", metavar="TEXT", help="passed on to pdsh or mpirun")
     tools.add_argument("--node-rank", type=_natural, metavar="I", help="start only node I of the hostfile, here")
     tools.add_argument("--master-addr", metavar="HOST", help="address of the first node (default: found)")
-    tools.add_argument(
-        "--master-port", type=_positive, metavar="PORT", help=f"default: {DEFAULT_PORT}, or by Slurm job"
-    )
+    tools.add_argument("--master-port", type=_port, metavar="PORT", help=f"default: {DEFAULT_PORT}, or by Slurm job")
     tools.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="where torchrun's nodes meet")
     tools.add_argument("--rdzv-id", default="hnet", metavar="NAME", help="names the job there")
     tools.add_argument(
@@ -113,6 +113,13 @@ def _add_kubernetes(group: "argparse._ArgumentGroup") -> None:
 
 def _positive(text: str) -> int:
     return _integer(text, 1)
+
+
+def _port(text: str) -> int:
+    value = _integer(text, 1)
+    if value > MOST_PORT:
+        raise argparse.ArgumentTypeError(f"got '{text}'; allowed: at most {MOST_PORT}, as attempts use 100 ports")
+    return value
 
 
 def _natural(text: str) -> int:

@@ -23,6 +23,7 @@ from hnet_launch.cluster import ClusterConfig
 from hnet_launch.environment import Environment, collect
 from hnet_launch.hostfile import read_hostfile
 from hnet_launch.job import Backend, Command, Job
+from hnet_launch.modes import check_modes
 from hnet_launch.preflight import preflight
 from hnet_launch.record import LaunchRecord
 from hnet_launch.stopping import StopRequests
@@ -34,6 +35,7 @@ TRAIN_MODULE = "hnet.train"
 
 def run(arguments: argparse.Namespace) -> None:
     """Launch; exits with 0 if the run is finished or saved on request, 2 for bad input, else 1."""
+    check_modes(arguments)
     config = load_config(RunConfig, arguments.config, arguments.overrides)
     cluster = _cluster(arguments)
     environment = collect(os.environ, arguments.env)
@@ -81,6 +83,7 @@ class _Launch:
         inside += [f"--cpus-per-task={arguments.cpus_per_task}"] if arguments.cpus_per_task else []
         inside += [f"--max-restarts={arguments.max_restarts}", f"--stalled-restarts={arguments.stalled_restarts}"]
         inside += [f"--restart-wait={arguments.restart_wait}"]
+        inside += [f"--master-port={arguments.master_port}"] if arguments.master_port else []
         inside += ["--no-preflight"] if arguments.no_preflight else []
         inside += ["--preflight-only"] if arguments.preflight_only else []
         log = self.folder / "slurm-%j.log"
@@ -108,6 +111,7 @@ class _Launch:
             grace_seconds=arguments.signal_seconds,
             max_restarts=arguments.max_restarts,
             preflight=not arguments.no_preflight,
+            given=tuple(item.partition("=")[0] for item in arguments.env),
         )
         (run_text,) = self.run_text().values()
         text = manifest(options, self.cluster, run_text, self.config.output_dir, self.environment)

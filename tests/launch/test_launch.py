@@ -110,6 +110,24 @@ def test_a_preempted_pod_does_not_count_as_finished(
     assert ended.value.code == 75 and len(deepspeed_tool()) == 1
 
 
+def test_a_job_of_slurm_keeps_the_port(run_file: Path, tools: Tools, capsys: Any) -> None:
+    tools(sbatch="")
+    assert main(["launch", str(run_file), "--slurm", "--cpu", "--master-port", "65436", "--dry-run"]) == 0
+    assert "--master-port=65436" in capsys.readouterr().out
+
+
+def test_pods_get_no_places_of_this_machine_and_may_all_be_restarted(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for name in ("HF_HOME", "CUDA_HOME", "TORCHINDUCTOR_CACHE_DIR", "HF_HUB_CACHE", "NCCL_DEBUG"):
+        monkeypatch.setenv(name, f"my-{name}")
+    words = "--kubernetes pytorchjob --nodes 4 --cpu --image i --volume a:/a --max-restarts 5 --env HF_HOME --dry-run"
+    assert main(["launch", str(run_file), "output_dir=x", *words.split()]) == 0
+    said = capsys.readouterr().out
+    assert "my-HF_HOME" in said and "my-NCCL_DEBUG" in said and "backoffLimit: 20" in said
+    assert not [name for name in ("CUDA_HOME", "TORCHINDUCTOR_CACHE_DIR", "HF_HUB_CACHE") if name in said]
+
+
 def test_a_manifest_is_written_and_handed_in_when_asked(
     run_file: Path, tmp_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -163,6 +181,18 @@ BAD = [
     ("--kubernetes --cpu --image i --volume a:/a output_dir=x --job-name 9", ["--job-name: got '9'"]),
     ("--kubernetes --cpu --image i --volume a:/a output_dir=x --apply", ["no command 'kubectl'"]),
     ("--kubernetes swarm", ["no kubernetes 'swarm'", "jobset, pytorchjob"]),
+    ("--kubernetes --cpu --image i --volume a:/a --namespace A_b", ["--namespace: got the name 'A_b'"]),
+    ("--kubernetes --cpu --image i --volume a:/a --secret A", ["--secret: got the name 'A'"]),
+    ("--kubernetes --cpu --image i --volume a_b:/a", ["--volume: got the name 'a_b'", "dots between"]),
+    ("--kubernetes --cpu --image i --volume a:/a --volume a:/b", ["got 'a:/b' after another", "once"]),
+    ("--kubernetes --cpu --image i --volume a:/a --volume b:/a/", ["got 'b:/a/' after another", "once"]),
+    ("--rdzv-endpoint node1:1", ["--rdzv-endpoint means nothing without --torchrun"]),
+    ("--node-rank 0", ["--node-rank means nothing without --hostfile"]),
+    ("--slurm --cpu --apply", ["--apply means nothing without --kubernetes"]),
+    ("--slurm --cpu --requeue", ["--requeue means nothing without --srun"]),
+    ("--hostfile hosts --time 1", ["--time means nothing without --slurm"]),
+    ("--slurm --cpu --time '1\n2'", ["--time: got '1\\n2'", "line break"]),
+    ("--master-port 65437", ["--master-port: got '65437'", "at most 65436"]),
     ("--env 1A=2", ["--env 1A: not the name of a variable"]),
     ("--max-restarts -1", ["--max-restarts: got '-1'", "at least 0"]),
 ]

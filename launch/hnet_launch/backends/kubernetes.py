@@ -20,8 +20,9 @@ PREEMPTED_CODE = 75
 
 _PORT = 29400
 _RUN_FOLDER = "/etc/hnet"
-_OF_THIS_MACHINE = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
-"""The image has its own."""
+_OF_THIS_MACHINE = re.compile(r"PATH|PYTHONPATH|.*_(HOME|DIR|PATH|CACHE)")
+"""Places on the machine that submits; the image has its own."""
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")
 
 
@@ -41,6 +42,8 @@ class KubernetesOptions:
     """How long a pod that is taken away has to save."""
     max_restarts: int = 10
     preflight: bool = True
+    given: tuple[str, ...] = ()
+    """Variables that the user names, which pods get also where they are places on this machine."""
 
 
 class _Text(str):
@@ -67,6 +70,8 @@ def manifest(
     """
     if not _NAME.fullmatch(options.name):
         raise ConfigError(f"--job-name: got '{options.name}'; allowed: a-z, 0-9 and dashes, at most 52, a letter first")
+    _check_dns("--namespace", options.namespace, dots=False)
+    _check_dns("--secret", options.secret)
     mounts = _mounts(options.volumes)
     folder = PurePosixPath(next(iter(mounts.values()))) / output_dir
     if not any(folder.is_relative_to(path) for path in mounts.values()) or ".." in folder.parts:
@@ -106,7 +111,11 @@ class _Pods:
         arguments += ["--cpu"] if cluster.gpu == "cpu" else []
         arguments += [] if options.preflight else ["--no-preflight"]
         command = ["hnet", "launch", f"{_RUN_FOLDER}/run.yaml", "--torchrun", *arguments]
-        variables = {name: v for name, v in self.environment.variables.items() if name not in _OF_THIS_MACHINE}
+        variables = {
+            name: value
+            for name, value in self.environment.variables.items()
+            if name in options.given or not _OF_THIS_MACHINE.fullmatch(name)
+        }
         body: dict[str, Any] = {
             "name": container,
             "image": options.image,
@@ -168,6 +177,8 @@ def _pytorchjob(
     options: KubernetesOptions, cluster: ClusterConfig, head: dict[str, Any], pods: _Pods
 ) -> dict[str, Any]:
     """A failed pod is restarted in its place; the others fail with it and meet it again."""
+    # The operator adds up the restarts of all pods, and one failure restarts each of them.
+    limit = options.max_restarts * cluster.nodes
     # The operator knows the container by its name, and gives each replica a service of the pod's name.
     replica = {
         "restartPolicy": "OnFailure",
@@ -181,19 +192,30 @@ def _pytorchjob(
         "kind": "PyTorchJob",
         **head,
         "spec": {
-            "runPolicy": {"cleanPodPolicy": "Running", "backoffLimit": options.max_restarts},
+            "runPolicy": {"cleanPodPolicy": "Running", "backoffLimit": limit},
             "pytorchReplicaSpecs": replicas,
         },
     }
 
 
 def _mounts(volumes: tuple[str, ...]) -> dict[str, str]:
-    mounts = {}
+    mounts: dict[str, str] = {}
     for volume in volumes:
         claim, separator, path = volume.partition(":")
         if not separator or not claim or not path.startswith("/"):
             raise ConfigError(f"--volume: got '{volume}'; give CLAIM:/mount/path, such as checkpoints:/data")
+        _check_dns("--volume", claim)
+        if claim in mounts or path.rstrip("/") in (taken.rstrip("/") for taken in mounts.values()):
+            raise ConfigError(f"--volume: got '{volume}' after another of that claim or path; give each of them once")
         mounts[claim] = path
     if not mounts:
         raise ConfigError("--kubernetes needs --volume CLAIM:/mount/path, a claim that all pods share: for output_dir")
     return mounts
+
+
+def _check_dns(option: str, name: str | None, *, dots: bool = True) -> None:
+    """Raises ConfigError for what Kubernetes does not take as a name."""
+    parts = [] if name is None else name.split(".") if dots else [name]
+    if len(name or "") > 253 or not all(_DNS_LABEL.fullmatch(part) for part in parts):
+        allowed = "a-z, 0-9 and dashes, at most 63" + (", or several such with dots between" if dots else "")
+        raise ConfigError(f"{option}: got the name '{name}'; allowed: {allowed}")

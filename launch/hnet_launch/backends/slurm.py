@@ -60,8 +60,11 @@ def batch_script(
         "--open-mode": "append",
     }
     lines = [f"{name}={shlex.quote(str(value))}" for name, value in settings.items() if value is not None]
+    for name, value in settings.items():
+        if "\n" in str(value):
+            raise ConfigError(f"{name}: got {str(value)!r}; a line break would end the line of the script")
     lines += ["--requeue", *options.arguments]
-    for line in lines:
+    for line in options.arguments:
         if "\n" in line or not line.startswith("-"):
             raise ConfigError(f"--sbatch-arg: got {line!r}; give an option of sbatch, such as --exclusive")
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.variables.items()]
