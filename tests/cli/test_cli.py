@@ -47,10 +47,11 @@ def test_train_gets_the_run_and_its_overrides(words: list[str], monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
-def test_one_rank_reports_a_wrong_configuration(
+def test_one_rank_of_a_host_reports_a_wrong_configuration(
     rank: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setenv("RANK", "8")
     assert main(["train", "quickstart", "stps=1"]) == 2
     assert ("unknown key 'stps'" in capsys.readouterr().err) == shown
     assert main(["data", "prepare", "missing/*.txt", "out", "--quiet"]) == 2
