@@ -19,7 +19,7 @@ from hnet_launch.preflight.checks import table
 from hnet_launch.preflight.run import check_nodes
 
 job = Job("hnet.train", (), collect(os.environ), Path.cwd())
-backend = DeepSpeedBackend(read_hostfile(sys.argv[1]))
+backend = DeepSpeedBackend(read_hostfile(sys.argv[1]).model_copy(update={"gpu": "cpu"}))
 print(table(check_nodes(load_config(RunConfig, sys.argv[2]), job, backend, patience=15.0)))
 """
 
