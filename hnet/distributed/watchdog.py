@@ -50,6 +50,7 @@ class Watchdog:
         self._moved = time.monotonic()
         self._leaving, self._ended = threading.Event(), threading.Event()
         self._bulletin: Bulletin | None = None
+        self._beating: threading.Thread | None = None
         self._signs: dict[int, tuple[int, float]] = {}
         self._heard = ""
         self._unreachable_since: float | None = None
@@ -72,19 +73,20 @@ class Watchdog:
         if self._world_size > 1:
             self._bulletin = Bulletin(self._world_size)
             self._bulletin.tell(self.place)
-            for work in (self._beat, self._guard):
-                threading.Thread(target=work, name="hnet-watchdog", daemon=True).start()
+            self._beating = threading.Thread(target=self._beat, name="hnet-watchdog", daemon=True)
+            self._beating.start()
+            threading.Thread(target=self._guard, name="hnet-watchdog", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._leaving.set()
         if self._bulletin is not None and error is not None:
             self._say_why(self._bulletin, error)
+        # Rank 0 may have its report to write still.
+        self.place = replace(self.place, has_left=True)
         self._ended.set()
-        if self._bulletin is not None:
-            # Rank 0 may have its report to write still.
-            self.place = replace(self.place, has_left=True)
-            self._bulletin.tell(self.place)
+        if self._beating is not None:
+            self._beating.join()
 
     def _say_why(self, bulletin: Bulletin, error: BaseException) -> None:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -109,6 +111,8 @@ class Watchdog:
             beat += 1
             # Only the main thread writes `self.place`.
             self._bulletin.tell(replace(self.place, beat=beat))
+        # By this thread, so that no earlier place can come after it.
+        self._bulletin.tell(self.place)
 
     def _guard(self) -> None:
         while not self._leaving.wait(self._beat_seconds):

@@ -163,7 +163,31 @@ class Engine(ABC):
         shut_down()
 
 
-class PlainEngine(Engine):
+class TorchEngine(Engine):
+    """What engines share whose optimizer is torch's own, over the parameters that this rank holds."""
+
+    @abstractmethod
+    def clip(self, max_norm: float) -> Tensor:
+        """Clip the gradients to a global norm of `max_norm`; returns the norm before, () on every rank."""
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        self.accelerator.backward(loss * self.world_size)
+
+    def update(self, max_norm: float) -> tuple[float, bool]:
+        norm = self.clip(max_norm or float("inf"))
+        is_finite = bool(torch.isfinite(norm))
+        if is_finite:
+            self.optimizer.torch_optimizer.step()
+        self.optimizer.torch_optimizer.zero_grad(set_to_none=True)
+        return float(norm), is_finite
+
+    def set_learning_rates(self, factor: float) -> None:
+        groups = self.optimizer.torch_optimizer.param_groups
+        for group, rate in zip(groups, self.optimizer.learning_rates, strict=True):
+            group["lr"] = rate * factor
+
+
+class PlainEngine(TorchEngine):
     """One process, or data parallel with the gradients averaged by DistributedDataParallel."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -191,22 +215,9 @@ class PlainEngine(Engine):
     def evaluate(self, batch: DeviceBatch) -> ForwardSums:
         return self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
 
-    def backward(self, loss: Tensor, is_last: bool) -> None:
-        self.accelerator.backward(loss * self.world_size)
-
-    def update(self, max_norm: float) -> tuple[float, bool]:
-        parameters = list(self.module.parameters())
-        norm = self.accelerator.clip_grad_norm_(parameters, max_norm or float("inf"))
-        is_finite = bool(torch.isfinite(norm))
-        if is_finite:
-            self.optimizer.torch_optimizer.step()
-        self.optimizer.torch_optimizer.zero_grad(set_to_none=True)
-        return float(norm), is_finite
-
-    def set_learning_rates(self, factor: float) -> None:
-        groups = self.optimizer.torch_optimizer.param_groups
-        for group, rate in zip(groups, self.optimizer.learning_rates, strict=True):
-            group["lr"] = rate * factor
+    def clip(self, max_norm: float) -> Tensor:
+        norm: Tensor = self.accelerator.clip_grad_norm_(list(self.module.parameters()), max_norm)
+        return norm
 
     def fragments(self) -> Iterator[Fragment]:
         return self._dealt_fragments(self.optimizer.torch_optimizer.state)

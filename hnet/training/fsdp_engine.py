@@ -16,13 +16,13 @@ from hnet.model.initialization import Whole
 from hnet.model.language_model import LanguageModel
 from hnet.model.stack import Block
 from hnet.training.config import RunConfig
-from hnet.training.engine import Engine, group_settings
+from hnet.training.engine import TorchEngine, group_settings
 from hnet.training.fragments import MOMENTS, WEIGHT, Fragment, Read
 from hnet.training.optimizer import Optimizer, new_adam_state
 from hnet.training.training_module import DeviceBatch, ForwardSums, TrainingModule
 
 
-class FSDPEngine(Engine):
+class FSDPEngine(TorchEngine):
     """Every block gathers its parameters around its call; what lies outside of blocks is gathered for the pass."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -68,21 +68,8 @@ class FSDPEngine(Engine):
         shard_again(self.model)
         return sums
 
-    def backward(self, loss: Tensor, is_last: bool) -> None:
-        self.accelerator.backward(loss * self.world_size)
-
-    def update(self, max_norm: float) -> tuple[float, bool]:
-        norm = full(nn.utils.clip_grad_norm_(self.module.parameters(), max_norm or float("inf")))
-        is_finite = bool(torch.isfinite(norm))
-        if is_finite:
-            self.optimizer.torch_optimizer.step()
-        self.optimizer.torch_optimizer.zero_grad(set_to_none=True)
-        return float(norm), is_finite
-
-    def set_learning_rates(self, factor: float) -> None:
-        groups = self.optimizer.torch_optimizer.param_groups
-        for group, rate in zip(groups, self.optimizer.learning_rates, strict=True):
-            group["lr"] = rate * factor
+    def clip(self, max_norm: float) -> Tensor:
+        return full(nn.utils.clip_grad_norm_(self.module.parameters(), max_norm))
 
     def fragments(self) -> Iterator[Fragment]:
         states = self.optimizer.torch_optimizer.state
