@@ -13,6 +13,10 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+PREEMPTED = "preempted"
+"""File in `output_dir`, from a stop on request until the run goes on: whoever started it should start it again."""
+
+
 class OptimizerConfig(Config):
     """AdamW."""
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hnet.training.checkpoint_folder import CheckpointFolder, step_of
+from hnet.training.config import PREEMPTED
 from hnet_launch.attempt import AttemptResult, run_attempt
 from hnet_launch.job import Command
 from hnet_launch.stopping import StopRequests
 
-PREEMPTED = "preempted"
-"""File that a run leaves in its output_dir when it was stopped, and saved, before its last step."""
 LONGEST_WAIT = 300.0
 SAVING_SECONDS = 40.0
 """DeepSpeed leaves the ranks of other hosts alone when it is told to stop, and gives them 30 s to end."""

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from hnet.training.callbacks.base import Callback
+from hnet.training.config import PREEMPTED
 from hnet.training.run import Run
-
-PREEMPTED = "preempted"
-"""File in `output_dir`, from a stop on request until the run goes on: whoever started it should start it again."""
 
 
 class Preemption(Callback):
