@@ -53,7 +53,7 @@ setup(
         "hnet_configs": "configs",
     },
     package_data={
-        "hnet": ["py.typed", "data/sample/*", "inspect/*.html"],
+        "hnet": ["py.typed", "data/sample/*", "inspect/*.html", "segmentation/*.txt"],
         "hnet_kernels": ["py.typed", "*/README.md"],
         "hnet_launch": ["py.typed"],
         "hnet_configs": ["*.yaml"],

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet.data.document import Document, Documents, State
-from hnet.data.tokenizer import BOS, EOS, ByteTokenizer, FileTokenizer
+from hnet.data.tokenizer import ByteTokenizer, FileTokenizer
+from hnet.segmentation.rule import BOS, EOS
 
 Ids = NDArray[np.int64]
 

@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet.errors import ConfigError, DataError
+from hnet.segmentation.rule import BOS, EOS
 
-BOS = 254
-"""Begins a document; occurs in no valid UTF-8."""
-EOS = 255
-"""Ends a document; occurs in no valid UTF-8."""
 _BOS_NAMES = ("<s>", "<bos>", "[BOS]", "<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "[CLS]")
 _EOS_NAMES = ("</s>", "<eos>", "[EOS]", "<|end_of_text|>", "<|endoftext|>", "<|eos|>", "[SEP]")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hnet.data.tokenizer import BOS
 from hnet.errors import ConfigError, DataError
+from hnet.segmentation.rule import BOS
 
 if TYPE_CHECKING:
     from hnet.model.language_model import LanguageModel

@@ -13,7 +13,8 @@ from hnet.data.encode import EncodedDocuments
 from hnet.data.indexed import IndexedDocuments
 from hnet.data.pack import make_packer
 from hnet.data.shard import RankBatches, num_micro_batches
-from hnet.data.tokenizer import EOS, ByteTokenizer
+from hnet.data.tokenizer import ByteTokenizer
+from hnet.segmentation.rule import EOS
 
 WINDOWS_PER_STEP = 10
 TEXTS = [bytes([number]) * (1 + number * 37 % 60) for number in range(1, 150)]

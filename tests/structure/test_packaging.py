@@ -68,6 +68,7 @@ def test_the_wheel_holds_every_package_and_all_data(wheel: Path) -> None:
     sources |= {f"hnet_{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "hnet" / "data" / "sample").iterdir()}
     sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "hnet").rglob("*.html")}
+    sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "hnet" / "segmentation").glob("*.txt")}
     sources |= {"hnet/py.typed", "hnet_kernels/py.typed", "hnet_launch/py.typed"}
     assert not sources - names
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}

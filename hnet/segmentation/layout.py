@@ -1,0 +1,169 @@
+"""Text units to model units: the marks of a rule, or separators before the chunks that it finds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnet.errors import DataError
+from hnet.segmentation.rule import BEGINS_HERE, BEGINS_NEXT, BOS, NOTHING_NEW, Ids, Marks, Rule, Tracker, chunk_starts
+
+IGNORE = -100
+"""Label of a position that predicts nothing."""
+
+_UNUSED_BYTES = range(0xF5, BOS)
+"""Occur in no valid UTF-8 and are neither BOS nor EOS."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """One sequence as the model reads it: N model units of n text units."""
+
+    ids: Ids
+    """(N,) int64."""
+    labels: Ids
+    """(N,) int64: the next model unit, or `IGNORE`."""
+    marks: Marks | None
+    """(N,) uint8; None without a rule."""
+    source: NDArray[np.int64]
+    """(N,) index of the text unit that a model unit is; -1 for a separator."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model reads text.
+
+    rule: None where the model finds chunks itself.
+    separators: units put before every chunk, the first of a sequence included; byte values that occur in no UTF-8.
+    With them the rule has spoken: a chunk begins where a first separator is, which has code 2.
+    predict_separator: whether the model predicts that a chunk ends, as a symbol; False: the rule counts, and must know
+    a chunk one unit before it begins.
+    """
+
+    rule: Rule | None = None
+    separators: tuple[int, ...] = ()
+    predict_separator: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for separators that text may hold, or that nothing could place in generation."""
+        wrong = [unit for unit in self.separators if unit not in _UNUSED_BYTES]
+        if wrong or len(set(self.separators)) != len(self.separators):
+            raise ValueError(
+                f"separators are {self.separators}; give different units of {_UNUSED_BYTES[0]} to {_UNUSED_BYTES[-1]}, "
+                "which occur in no UTF-8"
+            )
+        if self.separators and self.rule is None:
+            raise ValueError("separators need a rule that says where chunks begin; this model finds its chunks itself")
+        if self.separators and not self.predict_separator and self.rule is not None and self.rule.look_ahead >= 0:
+            raise ValueError(
+                f"{self.rule} knows a chunk {self.rule.look_ahead} units after its first unit, too late to place a "
+                "separator before it; set predict_separator, or take a rule that knows one unit before (fixed)"
+            )
+
+    @property
+    def num_following(self) -> int:
+        """Units that `lay_out` wants to see after a sequence that is cut."""
+        return 1 if self.rule is None else max(1, self.rule.look_ahead + 1)
+
+    @property
+    def never_sampled(self) -> tuple[int, ...]:
+        """Units that a model may not choose: `LayoutTracker.forced` says where they come."""
+        return self.separators[1:] if self.predict_separator else self.separators
+
+    def lay_out(self, ids: Ids, following: Ids | Sequence[int] = ()) -> LaidOut:
+        """One sequence `ids` (n,), at least one unit, of a document that goes on with `following` (more is not read).
+
+        The last label is that of the document, also in a word that is cut. Where the next unit begins a chunk, its
+        separators end this sequence, so that it is predicted with what is before it, and once: what precedes the first
+        unit of a sequence predicts nothing. Nor does a unit before a separator that is not predicted.
+        Raises DataError for text that holds a separator.
+        """
+        following = np.asarray(following, dtype=np.int64)[: self.num_following]
+        text = np.concatenate([ids, following])
+        marks = None if self.rule is None else self.rule.mark(text)
+        if marks is not None and self.separators:
+            self._refuse_separators(text)
+            return self._separate(ids, text, _begins(marks, len(ids), bool(following.size)))
+        labels = np.full(len(ids), IGNORE, dtype=np.int64)
+        labels[: len(text) - 1] = text[1 : len(ids) + 1]
+        return LaidOut(ids, labels, None if marks is None else marks[: len(ids)], np.arange(len(ids)))
+
+    def tracker(self) -> "LayoutTracker":
+        """The same marks, model unit by model unit, and what must come next."""
+        return LayoutTracker(self)
+
+    def strip(self, ids: Ids) -> Ids:
+        """The text units of model units."""
+        return ids[~np.isin(ids, self.separators)] if self.separators else ids
+
+    def _separate(self, ids: Ids, text: Ids, begins: NDArray[np.bool_]) -> LaidOut:
+        """`begins` (n + 1,): whether text unit i begins a chunk; the last is the one after the sequence."""
+        num, (first, *_) = len(self.separators), self.separators
+        place = np.arange(len(ids) + 1) + num * np.cumsum(begins)
+        laid_out = np.tile(np.array(self.separators, dtype=np.int64), int(begins.sum()))
+        units = np.empty(int(place[-1]), dtype=np.int64)
+        source = np.full(len(units), -1, dtype=np.int64)
+        source[place[:-1]] = np.arange(len(ids))
+        units[source < 0] = laid_out
+        units[place[:-1]] = ids
+        labels = np.full(len(units), IGNORE, dtype=np.int64)
+        labels[:-1] = units[1:]
+        if len(text) > len(ids):
+            labels[-1] = text[len(ids)]
+        labels[np.isin(labels, self.never_sampled)] = IGNORE
+        labels[:num] = IGNORE
+        marks = np.where(units == first, np.uint8(BEGINS_HERE), np.uint8(NOTHING_NEW))
+        marks[0] = NOTHING_NEW
+        return LaidOut(units, labels, marks, source)
+
+    def _refuse_separators(self, text: Ids) -> None:
+        found = np.isin(text, self.separators)
+        if found.any():
+            raise DataError(
+                f"the text has byte {int(text[found][0])}, which is not UTF-8 and marks chunks in this model; "
+                "remove what is not UTF-8 from the text"
+            )
+
+
+class LayoutTracker:
+    """Follows one sequence of model units in generation."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._separators = layout.separators
+        self._rule: Tracker | None = None if layout.rule is None else layout.rule.tracker()
+        self._counts = not layout.predict_separator
+        self._first = True
+        self._next_separator = 0
+        """Separators of the chunk that have been read; 0 in text."""
+        self._due = bool(layout.separators)
+        """Whether a first separator must come next."""
+
+    def push(self, unit: int) -> int:
+        """Code of this model unit. Raises ValueError if another one was forced."""
+        forced = self.forced()
+        if forced is not None and unit != forced:
+            raise ValueError(f"unit {unit} cannot follow: the separators {self._separators} are not complete")
+        first, self._first = self._first, False
+        if not self._separators:
+            return NOTHING_NEW if self._rule is None else self._rule.push(unit)
+        if unit not in self._separators:
+            self._due = self._rule is not None and self._rule.push(unit) == BEGINS_NEXT and self._counts
+            return NOTHING_NEW
+        self._due = False
+        self._next_separator = (self._next_separator + 1) % len(self._separators)
+        return BEGINS_HERE if unit == self._separators[0] and not first else NOTHING_NEW
+
+    def forced(self) -> int | None:
+        """The unit that must come next; None: the model chooses one that is not in `Layout.never_sampled`."""
+        if self._next_separator or self._due:
+            return self._separators[self._next_separator]
+        return None
+
+
+def _begins(marks: Marks, num_units: int, goes_on: bool) -> NDArray[np.bool_]:
+    """(num_units + 1,) whether each unit begins a chunk; of the last only if the document goes on."""
+    starts = chunk_starts(marks)
+    begins = np.zeros(num_units + 1, dtype=np.bool_)
+    begins[starts[starts < num_units + goes_on]] = True
+    return begins
