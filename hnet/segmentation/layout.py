@@ -62,8 +62,8 @@ class Layout:
             )
 
     @property
-    def num_following(self) -> int:
-        """Units that `lay_out` wants to see after a sequence that is cut."""
+    def reach(self) -> int:
+        """Units after a sequence that `lay_out` reads, where it is cut there."""
         return 1 if self.rule is None else max(1, self.rule.look_ahead + 1)
 
     @property
@@ -79,7 +79,7 @@ class Layout:
         unit of a sequence predicts nothing. Nor does a unit before a separator that is not predicted.
         Raises DataError for text that holds a separator.
         """
-        following = np.asarray(following, dtype=np.int64)[: self.num_following]
+        following = np.asarray(following, dtype=np.int64)[: self.reach]
         text = np.concatenate([ids, following])
         marks = None if self.rule is None else self.rule.mark(text)
         if marks is not None and self.separators:
@@ -124,6 +124,10 @@ class Layout:
                 f"the text has byte {int(text[found][0])}, which is not UTF-8 and marks chunks in this model; "
                 "remove what is not UTF-8 from the text"
             )
+
+
+PLAIN = Layout()
+"""Units as they are, for models that find chunks themselves."""
 
 
 class LayoutTracker:

@@ -69,7 +69,7 @@ def test_a_cut_sequence_ends_with_the_separator_of_the_next_word(
 
 def test_a_word_is_recognised_across_the_cut() -> None:
     layout = Layout(WordsRule(), (253,))
-    assert layout.num_following == 4
+    assert layout.reach == 4
     out = layout.lay_out(units(b"ab"), units("😀".encode()))
     assert show(out.labels[:-1]) == "-b[" and out.labels[-1] == 0xF0
 
@@ -84,7 +84,7 @@ def test_pieces_predict_every_unit_once_and_give_the_text_back(
     cuts = sorted(data.draw(st.sets(st.integers(1, len(ids) - 1), max_size=3)))
     predicted: list[int] = []
     for begin, end in zip([0, *cuts], [*cuts, len(ids)], strict=True):
-        out = layout.lay_out(ids[begin:end], ids[end : end + layout.num_following])
+        out = layout.lay_out(ids[begin:end], ids[end : end + layout.reach])
         assert layout.strip(out.ids).tolist() == ids[begin:end].tolist()
         assert (out.source >= 0).sum() == end - begin and (out.ids[out.source >= 0] == ids[begin:end]).all()
         predicted += [unit for unit in out.labels.tolist() if unit != IGNORE and unit not in layout.separators]
