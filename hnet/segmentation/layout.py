@@ -99,21 +99,20 @@ class Layout:
 
     def _separate(self, ids: Ids, text: Ids, begins: NDArray[np.bool_]) -> LaidOut:
         """`begins` (n + 1,): whether text unit i begins a chunk; the last is the one after the sequence."""
-        num, (first, *_) = len(self.separators), self.separators
+        num = len(self.separators)
         place = np.arange(len(ids) + 1) + num * np.cumsum(begins)
-        laid_out = np.tile(np.array(self.separators, dtype=np.int64), int(begins.sum()))
-        units = np.empty(int(place[-1]), dtype=np.int64)
-        source = np.full(len(units), -1, dtype=np.int64)
+        source = np.full(int(place[-1]), -1, dtype=np.int64)
         source[place[:-1]] = np.arange(len(ids))
-        units[source < 0] = laid_out
-        units[place[:-1]] = ids
+        units = np.empty(len(source), dtype=np.int64)
+        units[source >= 0] = ids
+        units[source < 0] = np.tile(self.separators, np.count_nonzero(begins))
         labels = np.full(len(units), IGNORE, dtype=np.int64)
         labels[:-1] = units[1:]
         if len(text) > len(ids):
             labels[-1] = text[len(ids)]
         labels[np.isin(labels, self.never_sampled)] = IGNORE
         labels[:num] = IGNORE
-        marks = np.where(units == first, np.uint8(BEGINS_HERE), np.uint8(NOTHING_NEW))
+        marks = np.where(units == self.separators[0], np.uint8(BEGINS_HERE), np.uint8(NOTHING_NEW))
         marks[0] = NOTHING_NEW
         return LaidOut(units, labels, marks, source)
 
@@ -134,35 +133,33 @@ class LayoutTracker:
     """Follows one sequence of model units in generation."""
 
     def __init__(self, layout: Layout) -> None:
-        self._separators = layout.separators
+        self._layout = layout
         self._rule: Tracker | None = None if layout.rule is None else layout.rule.tracker()
-        self._counts = not layout.predict_separator
         self._first = True
-        self._next_separator = 0
-        """Separators of the chunk that have been read; 0 in text."""
+        self._num_read = 0
+        """Separators of a chunk that have been read, while more of them must come."""
         self._due = bool(layout.separators)
-        """Whether a first separator must come next."""
+        """Whether a first separator must come next; a sequence begins with it."""
 
     def push(self, unit: int) -> int:
-        """Code of this model unit. Raises ValueError if another one was forced."""
-        forced = self.forced()
-        if forced is not None and unit != forced:
-            raise ValueError(f"unit {unit} cannot follow: the separators {self._separators} are not complete")
+        """Code of this model unit. Raises ValueError if another one was forced, or it was to come only where forced."""
+        layout, forced = self._layout, self.forced()
+        if (forced is not None and unit != forced) or (forced is None and unit in layout.never_sampled):
+            wanted = "any but a separator that is not predicted" if forced is None else forced
+            raise ValueError(f"unit {unit} came where the layout {layout} wants {wanted}")
         first, self._first = self._first, False
-        if not self._separators:
-            return NOTHING_NEW if self._rule is None else self._rule.push(unit)
-        if unit not in self._separators:
-            self._due = self._rule is not None and self._rule.push(unit) == BEGINS_NEXT and self._counts
-            return NOTHING_NEW
-        self._due = False
-        self._next_separator = (self._next_separator + 1) % len(self._separators)
-        return BEGINS_HERE if unit == self._separators[0] and not first else NOTHING_NEW
+        if unit in layout.separators:
+            self._due, self._num_read = False, (self._num_read + 1) % len(layout.separators)
+            return BEGINS_HERE if unit == layout.separators[0] and not first else NOTHING_NEW
+        code = NOTHING_NEW if self._rule is None else self._rule.push(unit)
+        if not layout.separators:
+            return code
+        self._due = code == BEGINS_NEXT and not layout.predict_separator
+        return NOTHING_NEW
 
     def forced(self) -> int | None:
         """The unit that must come next; None: the model chooses one that is not in `Layout.never_sampled`."""
-        if self._next_separator or self._due:
-            return self._separators[self._next_separator]
-        return None
+        return self._layout.separators[self._num_read] if self._num_read or self._due else None
 
 
 def _begins(marks: Marks, num_units: int, goes_on: bool) -> NDArray[np.bool_]:

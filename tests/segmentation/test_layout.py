@@ -109,11 +109,27 @@ def test_generation_follows_the_layout(layout: Layout, text: bytes) -> None:
         assert expected is None or label == IGNORE
 
 
-def test_a_missing_separator_is_refused() -> None:
-    tracker = Layout(WordsRule(), (253, 252)).tracker()
-    tracker.push(253)
-    with pytest.raises(ValueError, match="unit 97 cannot follow"):
-        tracker.push(97)
+@pytest.mark.parametrize(
+    ("layout", "units_before", "unit", "message"),
+    [
+        (Layout(WordsRule(), (253, 252)), [], 97, "unit 97 .* wants 253"),
+        (Layout(WordsRule(), (253, 252)), [253], 97, "unit 97 .* wants 252"),
+        (Layout(WordsRule(), (253, 252)), [253, 252], 252, "unit 252 .* wants any but a separator"),
+        (
+            Layout(FixedRule(2), (253,), predict_separator=False),
+            [253, 97],
+            253,
+            "unit 253 .* wants any but a separator",
+        ),
+        (Layout(FixedRule(2), (253,), predict_separator=False), [253, 97, 97], 97, "unit 97 .* wants 253"),
+    ],
+)
+def test_separators_out_of_place_are_refused(layout: Layout, units_before: list[int], unit: int, message: str) -> None:
+    tracker = layout.tracker()
+    for before in units_before:
+        tracker.push(before)
+    with pytest.raises(ValueError, match=message):
+        tracker.push(unit)
 
 
 def test_text_with_a_separator_is_refused() -> None:

@@ -1,7 +1,9 @@
 """Each rule of UAX #29, on characters that nothing else divides or joins."""
 
+import numpy as np
 import pytest
 
+from hnet.segmentation.characters import WordBreak, load_kinds
 from hnet.segmentation.words import WordsRule
 from tests.segmentation.chunks import pieces
 
@@ -35,3 +37,13 @@ MARK, JOINER, HYPHEN = "\u0301", "\u200d", "\u00ad"
 )
 def test_word_boundaries(rule: str, text: str) -> None:
     assert pieces(WordsRule(), text.replace("|", "")) == [piece.encode() for piece in text.split("|")], rule
+
+
+def test_characters_that_join_what_follows_are_punctuation() -> None:
+    """So no rule needs to look ahead: the splitter divides after punctuation and joins it to what is before."""
+    kinds = load_kinds()
+    joins = [WordBreak.MidLetter, WordBreak.MidNum, WordBreak.MidNumLet, WordBreak.Single_Quote, WordBreak.Double_Quote]
+    of_code = kinds.of_code[:0x110000]
+    middle = np.isin(kinds.word_break, joins)
+    assert middle[of_code].sum() == 31 - 1  # U+2044 is left out
+    assert kinds.punctuation[of_code][middle[of_code]].all()
