@@ -6,7 +6,7 @@
     mixture      the next document comes from the source furthest behind its share
     encode       BOS, bytes or tokens, EOS
     pack         windows of `sequence_length` units: the global stream, the same for any number of ranks
-    shard        the windows of this rank, collated into batches
+    shard        the windows of this rank, collated into batches as the model reads them (its layout)
     prefetch     made ahead by a thread
 
 Each is one file with `state_dict` and `load_state_dict`; the state of a stage contains that of the stage before it.
@@ -28,8 +28,9 @@ from hnet.data.shard import RankBatches
 from hnet.data.shuffle import derive_key
 from hnet.data.sources import describe_source, open_source
 from hnet.data.streamed import StreamedDocuments, StreamedSource
-from hnet.data.tokenizer import load_tokenizer
+from hnet.data.tokenizer import check_layout, load_tokenizer
 from hnet.errors import ConfigError, DataError
+from hnet.segmentation.layout import PLAIN, Layout
 
 STATE_VERSION = 1
 
@@ -90,14 +91,17 @@ def build_stream(
     world_size: int = 1,
     windows_per_step: int,
     micro_batch_windows: int,
+    layout: Layout = PLAIN,
 ) -> TrainStream:
     """Open the sources of `split` and stream batches of one rank without end.
 
     Step s takes windows [s * windows_per_step, (s + 1) * windows_per_step) of a global stream that depends on `config`
-    and `seed` alone; see `RankBatches` for the share of a rank. Raises DataError or ConfigError on bad input.
+    and `seed` alone; see `RankBatches` for the share of a rank. Windows are cut by their units of text, whatever the
+    `layout` adds. Raises DataError or ConfigError on bad input.
     """
     mixture, descriptions = open_mixture(_sources(config, split), config, seed=seed)
     tokenizer = load_tokenizer(config.tokenizer)
+    check_layout(tokenizer, layout)
     encoded = EncodedDocuments(mixture, tokenizer)
     packer = make_packer(encoded, config.sequence_length, config.packing)
     batches = RankBatches(
@@ -107,6 +111,7 @@ def build_stream(
         windows_per_step=windows_per_step,
         micro_batch_windows=micro_batch_windows,
         empty_unit=tokenizer.bos,
+        layout=layout,
     )
     identity = {
         "seed": seed,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet.errors import ConfigError, DataError
+from hnet.segmentation.layout import Layout
 from hnet.segmentation.rule import BOS, EOS
 
 _BOS_NAMES = ("<s>", "<bos>", "[BOS]", "<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "[CLS]")
@@ -129,6 +130,15 @@ def check_vocab_size(tokenizer: Tokenizer, vocab_size: int) -> None:
         raise ConfigError(
             f"model.vocab_size is {vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids; "
             f"set model.vocab_size to at least {tokenizer.vocab_size}"
+        )
+
+
+def check_layout(tokenizer: Tokenizer, layout: Layout) -> None:
+    """Raises ConfigError if the layout's rule reads bytes and the tokenizer gives something else."""
+    if layout.rule is not None and not isinstance(tokenizer, ByteTokenizer):
+        raise ConfigError(
+            f"the model's chunks begin where {layout.rule} says, which reads bytes, but data.tokenizer is a file; "
+            "set data.tokenizer to `bytes`, or take a model that finds its chunks itself"
         )
 
 

@@ -10,7 +10,8 @@ from hnet.data.encode import EncodedDocuments
 from hnet.data.limit import Limited
 from hnet.data.pack import make_packer
 from hnet.data.stream import open_mixture
-from hnet.data.tokenizer import load_tokenizer
+from hnet.data.tokenizer import check_layout, load_tokenizer
+from hnet.segmentation.layout import PLAIN, Layout
 
 
 class ValidationBatches:
@@ -22,27 +23,33 @@ class ValidationBatches:
     ranks therefore do not depend on their number.
     """
 
-    def __init__(self, config: DataConfig, *, rank: int, world_size: int, micro_batch_windows: int) -> None:
+    def __init__(
+        self, config: DataConfig, *, rank: int, world_size: int, micro_batch_windows: int, layout: Layout = PLAIN
+    ) -> None:
         """Raises DataError if a source cannot be read."""
         self._tokenizer = load_tokenizer(config.tokenizer)
+        check_layout(self._tokenizer, layout)
         mixture, _ = open_mixture(config.validation, config, epochs=1, shuffle=False)
         documents = EncodedDocuments(Limited(mixture, config.validation_bytes), self._tokenizer)
         self._packer = make_packer(documents, config.sequence_length, config.packing)
         self._beginning = self._packer.state_dict()
         self._rank, self._world_size, self._windows = rank, world_size, micro_batch_windows
+        self._layout = layout
 
     def __iter__(self) -> Iterator[Batch]:
         self._packer.load_state_dict(self._beginning)
         while round_of_ranks := list(islice(self._packer, self._world_size * self._windows)):
             own = round_of_ranks[self._rank * self._windows : (self._rank + 1) * self._windows]
-            yield collate(own) if own else empty_batch(self._tokenizer.bos)
+            yield collate(own, self._layout) if own else empty_batch(self._tokenizer.bos, self._layout)
 
 
 def validation_batches(
-    config: DataConfig, *, rank: int = 0, world_size: int = 1, micro_batch_windows: int = 1
+    config: DataConfig, *, rank: int = 0, world_size: int = 1, micro_batch_windows: int = 1, layout: Layout = PLAIN
 ) -> ValidationBatches:
     """The held-out batches of a rank; none if `config.validation` is empty.
 
     Raises DataError if a source cannot be read.
     """
-    return ValidationBatches(config, rank=rank, world_size=world_size, micro_batch_windows=micro_batch_windows)
+    return ValidationBatches(
+        config, rank=rank, world_size=world_size, micro_batch_windows=micro_batch_windows, layout=layout
+    )

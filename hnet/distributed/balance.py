@@ -78,6 +78,8 @@ class WindowBalance:
         total = window.input_ids.numel()
         lengths = window.cu_seqlens.diff().double()
         inner = self._predictor.predict(byte_features(window.input_ids.numpy())[None])[0]
+        if window.marks is not None:
+            inner[0] = int(window.marks.count_nonzero()) + len(lengths)
         cost = self._cost([total, *inner.tolist()], float(lengths.square().sum()) / total)
         return np.array([cost, total, len(lengths), window.target_bytes], dtype=np.float64)
 
@@ -87,7 +89,8 @@ class WindowBalance:
         """Windows by their index in `table`: those that `dealt` gives this rank."""
         source, target = _rank_of(plain), _rank_of(dealt)
         indices = dict(zip(plain[self._rank].flatten().tolist(), own, strict=True))
-        sizes = (2 * table[:, _UNITS] + table[:, _SEQUENCES]).astype(np.int64)
+        has_marks = own[0].marks is not None
+        sizes = ((2 + has_marks) * table[:, _UNITS] + table[:, _SEQUENCES]).astype(np.int64)
         leaving = _by(target, np.flatnonzero(source == self._rank))
         coming = _by(source, np.flatnonzero(target == self._rank))
         payload = torch.cat([_to_numbers(indices[index]) for index in leaving.tolist()])
@@ -97,7 +100,7 @@ class WindowBalance:
         )
         numbers = all_to_all(payload.to(self._device), send, receive).cpu()
         pieces = zip(coming.tolist(), numbers.split(sizes[coming].tolist()), strict=True)
-        return {index: _from_numbers(piece, table[index]) for index, piece in pieces}
+        return {index: _from_numbers(piece, table[index], has_marks) for index, piece in pieces}
 
 
 def split_windows(batch: Batch) -> list[Batch]:
@@ -107,8 +110,9 @@ def split_windows(batch: Batch) -> list[Batch]:
         bounds = batch.cu_seqlens[first : first + num_sequences + 1]
         begin, end = int(bounds[0]), int(bounds[-1])
         ids, labels = batch.input_ids[begin:end], batch.labels[begin:end]
+        marks = None if batch.marks is None else batch.marks[begin:end]
         row = torch.tensor([[num_sequences, target_bytes]])
-        windows.append(Batch(ids, labels, bounds - begin, int((labels != IGNORE).sum()), target_bytes, row))
+        windows.append(Batch(ids, labels, bounds - begin, int((labels != IGNORE).sum()), target_bytes, row, marks))
         first += num_sequences
     return windows
 
@@ -116,6 +120,7 @@ def split_windows(batch: Batch) -> list[Batch]:
 def join_windows(windows: Sequence[Batch]) -> Batch:
     """The micro-batch of these windows."""
     lengths = torch.cat([window.cu_seqlens.diff() for window in windows])
+    marks = [window.marks for window in windows if window.marks is not None]
     return Batch(
         torch.cat([window.input_ids for window in windows]),
         torch.cat([window.labels for window in windows]),
@@ -123,6 +128,7 @@ def join_windows(windows: Sequence[Batch]) -> Batch:
         sum(window.num_targets for window in windows),
         sum(window.target_bytes for window in windows),
         torch.cat([window.windows for window in windows]),
+        torch.cat(marks) if marks else None,
     )
 
 
@@ -139,13 +145,16 @@ def _by(ranks: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int6
 
 
 def _to_numbers(window: Batch) -> Tensor:
-    """(2 * units + sequences,) int32: ids, labels, lengths."""
-    return torch.cat([window.input_ids, window.labels, window.cu_seqlens.diff()]).int()
+    """(2 or 3 * units + sequences,) int32: lengths, ids, labels, and marks if there are any."""
+    of_units = [window.input_ids, window.labels] + ([] if window.marks is None else [window.marks])
+    return torch.cat([window.cu_seqlens.diff(), *of_units]).int()
 
 
-def _from_numbers(numbers: Tensor, row: NDArray[np.float64]) -> Batch:
+def _from_numbers(numbers: Tensor, row: NDArray[np.float64], has_marks: bool) -> Batch:
     units, num_sequences, target_bytes = (int(row[column]) for column in (_UNITS, _SEQUENCES, _TARGET_BYTES))
-    ids, labels, lengths = numbers.split([units, units, num_sequences])
+    lengths, ids, labels, *marks = numbers.split([num_sequences, *[units] * (2 + has_marks)])
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
     windows = torch.tensor([[num_sequences, target_bytes]])
-    return Batch(ids.long(), labels.long(), cu_seqlens, int((labels != IGNORE).sum()), target_bytes, windows)
+    num_targets = int((labels != IGNORE).sum())
+    own_marks = marks[0].to(torch.uint8) if has_marks else None
+    return Batch(ids.long(), labels.long(), cu_seqlens, num_targets, target_bytes, windows, own_marks)

@@ -46,7 +46,8 @@ def plain(element: Any) -> Any:
     """A batch, window or document as plain lists, to compare."""
     if hasattr(element, "input_ids"):
         tensors = element.input_ids, element.labels, element.cu_seqlens
-        return [tensor.tolist() for tensor in tensors] + [element.num_targets, element.target_bytes]
+        marks = None if element.marks is None else element.marks.tolist()
+        return [tensor.tolist() for tensor in tensors] + [marks, element.num_targets, element.target_bytes]
     if hasattr(element, "read"):
         return element.read().tobytes(), element.complete
     if isinstance(element, list):

@@ -13,12 +13,15 @@ from hnet.data.config import DataConfig
 from hnet.data.stream import build_stream
 from hnet.distributed import balance
 from hnet.distributed.balance import WindowBalance, join_windows, split_windows
+from hnet.segmentation.layout import PLAIN, Layout
+from hnet.segmentation.words import WordsRule
 from hnet.testing.ranks import run_distributed
 from hnet.training.config import RunConfig
 from hnet.training.run import open_run
 
 WINDOW = 64
 STEP = 16
+WORDS = Layout(WordsRule(), (253,))
 
 
 def mixed_text(path: Path) -> str:
@@ -29,24 +32,24 @@ def mixed_text(path: Path) -> str:
     return str(path)
 
 
-def micro_batches(path: str, rank: int, world_size: int, size: int) -> list[Batch]:
+def micro_batches(path: str, rank: int, world_size: int, size: int, layout: Layout = PLAIN) -> list[Batch]:
     config = DataConfig(train=[{"path": path, "split_on": "\f"}], sequence_length=WINDOW, packing="whole", prefetch=0)
-    layout = {"rank": rank, "world_size": world_size, "windows_per_step": STEP, "micro_batch_windows": size}
-    stream = build_stream(config, seed=0, **layout)
+    sizes = {"rank": rank, "world_size": world_size, "windows_per_step": STEP, "micro_batch_windows": size}
+    stream = build_stream(config, seed=0, layout=layout, **sizes)
     return [next(stream) for _ in range(STEP // (world_size * size))]
 
 
 def numbers(batch: Batch) -> list[Any]:
     return [
         batch.input_ids.tolist(), batch.labels.tolist(), batch.cu_seqlens.tolist(), batch.num_targets,
-        batch.target_bytes, batch.windows.tolist(),
+        batch.target_bytes, batch.windows.tolist(), batch.marks.tolist() if batch.marks is not None else None,
     ]  # fmt: skip
 
 
-def deal(rank: int, path: str, size: int) -> list[Any]:
-    layout = {"rank": rank, "world_size": 2, "device": torch.device("cpu")}
-    dealer = WindowBalance(lambda units, context: units[0] + 9 * units[1], 2, sync="micro_batch", **layout)
-    batches = micro_batches(path, rank, 2, size)
+def deal(rank: int, path: str, size: int, layout: Layout) -> list[Any]:
+    ranks = {"rank": rank, "world_size": 2, "device": torch.device("cpu")}
+    dealer = WindowBalance(lambda units, context: units[0] + 9 * units[1], 2, sync="micro_batch", **ranks)
+    batches = micro_batches(path, rank, 2, size, layout)
     assert dealer.deal(batches) is not batches
     # Spaces open chunks, of all ranks' batches alike.
     units = [[batch.input_ids.numel(), int((batch.input_ids == 32).sum())] for batch in batches]
@@ -56,11 +59,11 @@ def deal(rank: int, path: str, size: int) -> list[Any]:
     return [[numbers(window) for window in split_windows(batch)] for batch in dealt]
 
 
-@pytest.mark.parametrize("size", [1, 4])
-def test_every_window_goes_to_one_rank_and_work_is_level(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "layout"), [(1, PLAIN), (4, PLAIN), (4, WORDS)])
+def test_every_window_goes_to_one_rank_and_work_is_level(tmp_path: Path, size: int, layout: Layout) -> None:
     path = mixed_text(tmp_path / "text")
-    plain = [micro_batches(path, rank, 2, size) for rank in range(2)]
-    dealt = run_distributed(deal, 2, path, size)
+    plain = [micro_batches(path, rank, 2, size, layout) for rank in range(2)]
+    dealt = run_distributed(deal, 2, path, size, layout)
     expected = [numbers(window) for batches in plain for batch in batches for window in split_windows(batch)]
     given = [window for batches in dealt for batch in batches for window in batch]
     assert sorted(map(str, given)) == sorted(map(str, expected)) and given != expected
@@ -74,8 +77,9 @@ def test_every_window_goes_to_one_rank_and_work_is_level(tmp_path: Path, size: i
     assert after < before
 
 
-def test_windows_of_a_batch_join_to_it(tmp_path: Path) -> None:
-    (batch,) = micro_batches(mixed_text(tmp_path / "text"), 0, 1, STEP)
+@pytest.mark.parametrize("layout", [PLAIN, WORDS])
+def test_windows_of_a_batch_join_to_it(tmp_path: Path, layout: Layout) -> None:
+    (batch,) = micro_batches(mixed_text(tmp_path / "text"), 0, 1, STEP, layout)
     windows = split_windows(batch)
     assert len(windows) == STEP
     assert numbers(join_windows(windows)) == numbers(batch)
