@@ -51,6 +51,11 @@ class AttentionCache:
         all_values[rows, slots] = values
         lengths.scatter_reduce_(0, rows, positions + 1, "amax")
 
+    def reset(self, rows: Tensor) -> None:
+        """Forget what `rows` (R,) have seen."""
+        if self.lengths is not None:
+            self.lengths[rows] = 0
+
     def next_positions(self, rows: Tensor) -> Tensor:
         """Position (R,) of the next unit of each row."""
         return torch.zeros_like(rows) if self.lengths is None else self.lengths[rows]
@@ -66,21 +71,65 @@ class AttentionCache:
 
 
 class StateCache:
-    """Named state tensors with the row as first axis; unset rows read as zero."""
+    """Named state tensors with the row as first axis."""
 
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
         self.tensors: dict[str, Tensor] = {}
+        self._written: dict[str, Tensor] = {}
 
     def write(self, name: str, value: Tensor, rows: Tensor) -> None:
         """Store `value` (R, ...) for `rows` (R,)."""
         if name not in self.tensors:
             self.tensors[name] = value.new_zeros(self.num_rows, *value.shape[1:])
+            self._written[name] = torch.zeros(self.num_rows, dtype=torch.bool, device=value.device)
         self.tensors[name][rows] = value
+        self._written[name][rows] = True
 
-    def read(self, name: str, rows: Tensor) -> Tensor:
-        """The state (R, ...) of `rows`. Raises KeyError when nothing was written under `name`."""
-        return self.tensors[name][rows]
+    def read(self, name: str, rows: Tensor, default: Tensor | None = None) -> Tensor:
+        """The state (R, ...) of `rows` (R,); `default` (R, ...) for those that have none.
+
+        Raises KeyError when nothing was ever written under `name` and there is no default.
+        """
+        if default is None:
+            return self.tensors[name][rows]
+        if name not in self.tensors:
+            return default
+        written = self._written[name][rows]
+        state = self.tensors[name][rows]
+        return state.where(written.view(-1, *[1] * (state.dim() - 1)), default.to(state.dtype))
+
+    def reset(self, rows: Tensor) -> None:
+        """Forget the state of `rows` (R,)."""
+        for name, written in self._written.items():
+            written[rows] = False
+            self.tensors[name][rows] = 0
+
+
+class OpenChunk:
+    """Units of every row whose chunk is not known to be whole yet."""
+
+    def __init__(self, num_rows: int) -> None:
+        self._units: list[list[Tensor]] = [[] for _ in range(num_rows)]
+
+    def extend(self, units: Tensor, lengths: Tensor, rows: Tensor) -> None:
+        """`lengths` (R,) of `units` (sum, D) more for each of `rows` (R,)."""
+        for row, piece in zip(rows.tolist(), units.split(lengths.tolist()), strict=True):
+            self._units[row].extend(piece.unbind(0))
+
+    def take(self, rows: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
+        """Chunks of `rows` (R,) that are whole now: units (sum, D) and cu_seqlens (R + 1,) int32.
+
+        The last `behind` (R,) units of a row belong to its next chunk, and stay.
+        """
+        taken = []
+        for row, num_left in zip(rows.tolist(), behind.tolist(), strict=True):
+            units = self._units[row]
+            end = len(units) - num_left
+            taken.append(torch.stack(units[:end]))
+            del units[:end]
+        lengths = torch.tensor([0, *map(len, taken)], device=rows.device)
+        return torch.cat(taken), lengths.cumsum(0).int()
 
 
 LayerCache = AttentionCache | StateCache
@@ -92,6 +141,9 @@ class StageCache:
 
     boundary: StateCache
     unpool: StateCache
+    place: StateCache
+    """`units` (R,) int64 that the stage has read, and the last one's `position` (R,) in its chunk."""
+    open: OpenChunk
     encoder: list[LayerCache] = field(default_factory=list)
     decoder: list[LayerCache] = field(default_factory=list)
     main: list[LayerCache] = field(default_factory=list)
@@ -104,3 +156,4 @@ class ModelCache:
 
     num_rows: int
     stage: StageCache
+    embedding: StateCache

@@ -8,6 +8,7 @@
 | router `q_proj`, `k_proj` | identity |
 | residual projection | weight 0, bias uniform +-1/sqrt(d) |
 | `width_pad` | 0 |
+| linear layers of parts | as in stacks, biases 0 |
 | norms | 1 |
 | convolution | uniform +-1/sqrt(taps) |
 | `A_log` | log of uniform (1, 16) |
@@ -19,7 +20,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from hnet.model.blocks.mamba2 import DepthwiseConv, Mamba2
 from hnet.model.blocks.norm import RMSNorm
 from hnet.model.boundaries.router import Router
+from hnet.model.residual import Residual
 from hnet.model.stack import Stack
 from hnet.model.stage import Stage
 
@@ -50,10 +52,11 @@ def initialize(model: "LanguageModel", seed: int | None = None, *, whole: Whole 
             torch.manual_seed(seed)
             initialize(model, whole=whole)
         return
-    fill = _Filler(whole)
+    fill = Filler(whole)
     fill(model.embedding.weight, nn.init.normal_, std=1.0)
     if model.head.weight is not model.embedding.weight:
         fill(model.head.weight, nn.init.normal_, std=STD)
+    _initialize_part(model.embedding_addition, 1, fill)
     _initialize_stage(model.stage, 0, fill)
     missing = [name for name, parameter in model.named_parameters() if parameter not in fill.done]
     if missing:
@@ -70,8 +73,8 @@ def draw_as_constructed(model: nn.Module) -> None:
             nn.Embedding(module.num_embeddings, module.embedding_dim)
 
 
-class _Filler:
-    """Fills parameters and remembers which."""
+class Filler:
+    """Fills parameters and remembers which: `fill(parameter, rule, **settings)` of the rule."""
 
     def __init__(self, whole: Whole) -> None:
         self._whole = whole
@@ -83,7 +86,15 @@ class _Filler:
         self.done.add(parameter)
 
 
-def _initialize_stage(stage: Stage, outer_residuals: int, fill: _Filler) -> None:
+@runtime_checkable
+class HasOwnParameters(Protocol):
+    """A part with parameters that no layer inside it holds."""
+
+    def initialize(self, fill: Filler) -> None:
+        """Give each of them to `fill`."""
+
+
+def _initialize_stage(stage: Stage, outer_residuals: int, fill: Filler) -> None:
     if stage.width_pad is not None:
         fill(stage.width_pad, nn.init.zeros_)
     stacks = [stage.main] if stage.config.is_innermost else [stage.encoder, stage.decoder]
@@ -95,13 +106,34 @@ def _initialize_stage(stage: Stage, outer_residuals: int, fill: _Filler) -> None
     if isinstance(stage.router, Router):
         for projection in (stage.router.q_proj, stage.router.k_proj):
             fill(projection.weight, nn.init.eye_)
-    bound = 1 / math.sqrt(stage.config.d_model)
-    fill(stage.residual.weight, nn.init.zeros_)
-    fill(stage.residual.bias, nn.init.uniform_, a=-bound, b=bound)
+    else:
+        _initialize_part(stage.router, residuals, fill)
+    _initialize_part(stage.pool, residuals, fill)
+    if isinstance(stage.residual, Residual):
+        bound = 1 / math.sqrt(stage.config.d_model)
+        fill(stage.residual.weight, nn.init.zeros_)
+        fill(stage.residual.bias, nn.init.uniform_, a=-bound, b=bound)
+    _initialize_part(stage.unpool, residuals, fill)
     _initialize_stage(stage.inner, residuals, fill)
 
 
-def _initialize_stack(stack: Stack, residuals: int, fill: _Filler) -> None:
+def _initialize_part(part: nn.Module, residuals: int, fill: Filler) -> None:
+    """Linear layers, norms and embeddings by the table above; other parameters by the module's own `initialize`."""
+    for name, module in part.named_modules():
+        if isinstance(module, nn.Linear):
+            closes_residual = name.endswith(("out_proj", "fc2"))
+            fill(module.weight, nn.init.normal_, std=STD / math.sqrt(residuals) if closes_residual else STD)
+            if module.bias is not None:
+                fill(module.bias, nn.init.zeros_)
+        elif isinstance(module, RMSNorm):
+            fill(module.weight, nn.init.ones_)
+        elif isinstance(module, nn.Embedding):
+            fill(module.weight, nn.init.normal_, std=1.0)
+        elif isinstance(module, HasOwnParameters):
+            module.initialize(fill)
+
+
+def _initialize_stack(stack: Stack, residuals: int, fill: Filler) -> None:
     for name, module in stack.named_modules():
         if isinstance(module, nn.Linear):
             closes_residual = name.endswith(("out_proj", "fc2"))

@@ -2,20 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hnet.model.boundaries import Boundaries, Router
-from hnet.model.cache import ModelCache
+from hnet.model.boundaries.boundaries import Boundaries
+from hnet.model.boundaries.router import Router
+from hnet.model.cache import ModelCache, StateCache
 from hnet.model.config import ModelConfig, StageConfig
+from hnet.model.config.registry import EMBEDDINGS, module_class
 from hnet.model.initialization import initialize
-from hnet.model.losses import IGNORE, cross_entropy_sum, ratio_loss
+from hnet.model.losses import IGNORE, boundary_loss, cross_entropy_sum
 from hnet.model.packed import Packed, next_in_document, pack_padded
 from hnet.model.sharding import Shard
 from hnet.model.stack import Stack
 from hnet.model.stage import Stage, StageOutput
+from hnet.segmentation.layout import Layout
 
 
 # Without slots: ZeRO-3 looks into what a module returns through its __dict__.
@@ -36,7 +40,7 @@ class Losses:
     cross_entropy: Tensor
     """Mean nats per target."""
     boundary: list[Tensor]
-    """Unweighted ratio loss of every chunking stage, outermost first."""
+    """Unweighted ratio loss of every chunking stage, outermost first; 0 where boundaries are not learned."""
     output: ModelOutput
 
     @property
@@ -59,6 +63,8 @@ class LanguageModel(nn.Module):
         self.config = config
         width = config.stages[0].d_model
         self.embedding = nn.Embedding(config.vocab_size, width, device=device)
+        added = module_class(EMBEDDINGS, config.embedding)
+        self.embedding_addition: nn.Module = added(width, config.embedding, device=device)
         self.stage = Stage(config.stages, width, config.norm_eps, device=device)
         self.head = nn.Linear(width, config.vocab_size, bias=False, device=device)
         if config.tie_embeddings:
@@ -83,40 +89,48 @@ class LanguageModel(nn.Module):
         attention_mask: Tensor | None = None,
         max_seqlen: int | None = None,
         shard: Shard | None = None,
+        marks: Tensor | None = None,
     ) -> ModelOutput:
         """Packed: ids (T,) int64 and cu_seqlens (B + 1,) int32. Padded: ids (B, L) and a 0/1 mask (B, L).
 
         `max_seqlen`, units of the longest document or more, spares a GPU the question.
         With a `shard` the ids are its piece of a pack and `cu_seqlens` its fragments of documents, and so is what
         comes back; every process that holds a piece must call.
+        `marks` (T,) uint8, or (B, L), is where chunks begin by `layout`, for boundaries that are known from the text;
+        where they are needed and not given, the host works them out.
         Padded input is packed first, so padding changes nothing; its logits are zero at padding.
         Raises ValueError for ids of another shape, or cu_seqlens that do not cover them.
         """
         if input_ids.dim() == 2 and cu_seqlens is None:
             packed, cu_seqlens, index = pack_padded(input_ids, attention_mask)
-            output = self.forward(packed, cu_seqlens)
+            output = self.forward(packed, cu_seqlens, marks=None if marks is None else marks.flatten()[index])
             logits = output.logits.new_zeros(input_ids.numel(), self.config.vocab_size)
             logits = logits.index_copy(0, index, output.logits)
             return ModelOutput(logits.view(*input_ids.shape, -1), output.stages)
         cu_seqlens = self._checked(input_ids, cu_seqlens)
-        pack = Packed(self.embedding(input_ids), cu_seqlens, max_seqlen, shard)
-        hidden, stages = self.stage(pack, input_ids.shape[0])
+        hidden, stages = self.stage(self._embedded(input_ids, cu_seqlens, marks, max_seqlen, shard), len(input_ids))
         return ModelOutput(self.head(hidden), stages)
 
-    def loss(self, input_ids: Tensor, cu_seqlens: Tensor | None = None, labels: Tensor | None = None) -> Losses:
+    def loss(
+        self,
+        input_ids: Tensor,
+        cu_seqlens: Tensor | None = None,
+        labels: Tensor | None = None,
+        marks: Tensor | None = None,
+    ) -> Losses:
         """Next-unit cross-entropy and ratio losses of one pack. Default labels stay within each document."""
         cu_seqlens = self._checked(input_ids, cu_seqlens)
         if labels is None:
             labels = next_in_document(input_ids, cu_seqlens, IGNORE)
-        output = self.forward(input_ids, cu_seqlens)
+        output = self.forward(input_ids, cu_seqlens, marks=marks)
         count = (labels != IGNORE).sum().clamp(min=1)
         cross_entropy = cross_entropy_sum(output.logits, labels, IGNORE) / count
         total, boundary = cross_entropy, []
         for stage, config in zip(output.stages, self.chunking_stages, strict=True):
             units = stage.boundary_prob.numel()
             mean_prob, wanted = stage.boundaries.prob_sum / units, stage.boundaries.num_wanted / units
-            boundary.append(ratio_loss(mean_prob, wanted, config.boundary.ratio))
-            total = total + config.boundary.loss_weight * boundary[-1]
+            boundary.append(boundary_loss(config.boundary, mean_prob, wanted))
+            total = total + config.boundary.weight_of_loss * boundary[-1]
         return Losses(total, cross_entropy, boundary, output)
 
     @property
@@ -136,30 +150,68 @@ class LanguageModel(nn.Module):
             if isinstance(module, Router):
                 module.forced_ratio = ratio
 
+    def layout(self) -> Layout:
+        """How text becomes the units of this model."""
+        return self.config.layout()
+
     def new_cache(self, num_rows: int) -> ModelCache:
         """Empty inference state for `num_rows` documents."""
-        return ModelCache(num_rows, self.stage.new_cache(num_rows))
+        return ModelCache(num_rows, self.stage.new_cache(num_rows), StateCache(num_rows))
 
     @torch.no_grad()
-    def prefill(self, input_ids: Tensor, cu_seqlens: Tensor, cache: ModelCache) -> ModelOutput:
+    def prefill(
+        self, input_ids: Tensor, cu_seqlens: Tensor, cache: ModelCache, marks: Tensor | None = None
+    ) -> ModelOutput:
         """Run documents (T,) in full and leave their state in `cache`, one row per document."""
         cu_seqlens = self._checked(input_ids, cu_seqlens)
         if cu_seqlens.numel() - 1 != cache.num_rows:
             raise ValueError(f"the cache has {cache.num_rows} rows, the pack has {cu_seqlens.numel() - 1} documents")
-        hidden, stages = self.stage(Packed(self.embedding(input_ids), cu_seqlens), input_ids.shape[0], cache.stage)
+        pack = self._embedded(input_ids, cu_seqlens, marks, cache=cache.embedding)
+        hidden, stages = self.stage(pack, len(input_ids), cache.stage)
         return ModelOutput(self.head(hidden), stages)
 
     @torch.no_grad()
     def step(
-        self, ids: Tensor, cache: ModelCache, rows: Tensor | None = None
+        self, ids: Tensor, cache: ModelCache, rows: Tensor | None = None, marks: Tensor | None = None
     ) -> tuple[Tensor, list[tuple[Tensor, Boundaries]]]:
         """One more unit (R,) of each of `rows` (R,), by default of every row.
 
-        Returns logits (R, V), and for every stage that ran (rows, boundaries).
+        `marks` (R,) uint8 are the codes of these units, from a tracker of `layout` for each row; models whose
+        boundaries are known from the text need them. Returns logits (R, V), and for every stage that ran
+        (rows, boundaries). Raises ValueError for marks that are missing.
         """
+        if marks is None and self.config.needs_marks:
+            raise ValueError(
+                "this model's boundaries are known from the text: give the marks of the units, from layout()"
+            )
         rows = torch.arange(cache.num_rows, device=ids.device) if rows is None else rows
-        hidden, trace = self.stage.step(self.embedding(ids), cache.stage, rows)
+        values: Tensor = self.embedding_addition.step(  # type: ignore[operator]
+            self.embedding(ids), ids, cache.embedding, rows
+        )
+        hidden, trace = self.stage.step(values, cache.stage, rows, marks)
         return self.head(hidden), trace
+
+    def _embedded(
+        self,
+        ids: Tensor,
+        cu_seqlens: Tensor,
+        marks: Tensor | None,
+        max_seqlen: int | None = None,
+        shard: Shard | None = None,
+        cache: StateCache | None = None,
+    ) -> Packed:
+        if marks is None and self.config.needs_marks:
+            marks = self._marks(ids, cu_seqlens)
+        pack = Packed(self.embedding(ids), cu_seqlens, max_seqlen, shard, marks)
+        return replace(pack, values=self.embedding_addition(pack, ids, cache))
+
+    def _marks(self, ids: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """(T,) uint8 of units that are laid out already."""
+        layout = self.layout()
+        pieces = ids.cpu().numpy()
+        ends = cu_seqlens.tolist()
+        marks = [layout.marks_of(pieces[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        return torch.from_numpy(np.concatenate(marks)).to(ids.device)
 
     def _checked(self, input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         if input_ids.dim() != 1:

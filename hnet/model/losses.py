@@ -1,7 +1,9 @@
 """Training losses of a hierarchical language model, as sums and means that can be reduced over ranks."""
 
+import torch
 from torch import Tensor
 
+from hnet.model.config.part import BoundaryConfig
 from hnet_kernels.cross_entropy import op
 
 IGNORE = -100
@@ -21,3 +23,10 @@ def ratio_loss(mean_prob: Tensor, mean_boundary: Tensor, ratio: float) -> Tensor
     """
     share = mean_boundary.detach()
     return ratio / (ratio - 1) * ((ratio - 1) * share * mean_prob + (1 - share) * (1 - mean_prob))
+
+
+def boundary_loss(boundary: BoundaryConfig, mean_prob: Tensor, mean_boundary: Tensor) -> Tensor:
+    """`ratio_loss` of boundaries that are learned; of others 0, whatever the probabilities."""
+    if boundary.is_learned:
+        return ratio_loss(mean_prob, mean_boundary, boundary.units_per_chunk)
+    return torch.zeros_like(mean_prob)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hnet.model.sharding import Deal, Shard
+from hnet.model.sharding import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +17,30 @@ class Packed:
 
     With a `shard` these are one process's piece of a longer pack: the first document may have begun on another process
     and the last may go on there.
+
+    `marks` (T,) uint8 says where chunks begin, for boundaries that come with the units: the codes of
+    `hnet.segmentation.rule`. `rows` (B,) int64 are the documents' rows in a cache, -1 for one whose state is not kept;
+    None: the documents in order.
     """
 
     values: Tensor
     cu_seqlens: Tensor
     max_seqlen: int | None = None
     shard: Shard | None = None
+    marks: Tensor | None = None
+    rows: Tensor | None = None
 
+    def cache_rows(self) -> Tensor:
+        """(B,) int64."""
+        if self.rows is not None:
+            return self.rows
+        return torch.arange(self.cu_seqlens.numel() - 1, device=self.cu_seqlens.device)
 
-@dataclass(frozen=True, slots=True)
-class ChunkMap:
-    """Which of M chunks T units belong to: `index` (T,) int64, and where each begins: `offsets` (M + 1,) int32.
-
-    With a `deal`, the M chunks are those that this process's units need, and others may work on them.
-    """
-
-    index: Tensor
-    offsets: Tensor
-    deal: Deal | None = None
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Documents whose state a cache keeps, and their rows, both (K,) int64."""
+        rows = self.cache_rows()
+        kept = (rows >= 0).nonzero().squeeze(1)
+        return kept, rows[kept]
 
 
 def positions(cu_seqlens: Tensor, total: int) -> Tensor:

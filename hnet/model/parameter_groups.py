@@ -18,7 +18,7 @@ def lr_multipliers(config: ModelConfig) -> tuple[float, ...]:
 
     lambda_s = sqrt(N_GPT * prod_{i>=s} N_i / prod_{i>=0} N_i * D_S / D_s), with N_S = 1 at the innermost stage.
     """
-    ratios = [stage.boundary.ratio for stage in config.stages[:-1]] + [1.0]
+    ratios = [stage.boundary.units_per_chunk for stage in config.stages[:-1]] + [1.0]
     widths = [stage.d_model for stage in config.stages]
     return tuple(
         math.sqrt(BYTES_PER_TOKEN / math.prod(ratios[:stage]) * widths[-1] / widths[stage])

@@ -1,4 +1,4 @@
-"""`Stack`: the layers that a layer string such as `m4T2` names, followed by a norm."""
+"""`Stack`: the layers that a layer string such as `m4T2` names, perhaps followed by a norm."""
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from hnet.model.blocks.mlp import SwiGLU
 from hnet.model.blocks.norm import RMSNorm
 from hnet.model.cache import LayerCache
 from hnet.model.config import StageConfig, parse_layers
+from hnet.model.injection import Injection
 from hnet.model.packed import Packed
 from hnet.model.precision import at_least_float32
 
@@ -54,43 +55,60 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks and a final norm. The residual stream starts afresh in every stack."""
+    """Blocks and, unless `has_norm` is False, a final norm. The residual stream starts afresh in every stack."""
 
     def __init__(
-        self, layers: str, config: StageConfig, norm_eps: float, *, device: torch.device | str | None = None
+        self,
+        layers: str,
+        config: StageConfig,
+        norm_eps: float,
+        *,
+        causal: bool = True,
+        has_norm: bool = True,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(kind, config, norm_eps, device=device) for kind in parse_layers(layers))
-        self.norm = RMSNorm(config.d_model, norm_eps, device=device)
+        self.norm = RMSNorm(config.d_model, norm_eps, device=device) if has_norm else None
         self._rotates, self._attention = bool(set(layers) & set("tT")), config.attention
+        self.causal = causal
         self.activation_checkpointing = False
 
     @property
     def num_residuals(self) -> int:
         return sum(block.num_residuals for block in self.layers)  # type: ignore[misc]
 
-    def forward(self, pack: Packed, caches: list[LayerCache] | None = None) -> Tensor:
+    def forward(
+        self, pack: Packed, caches: list[LayerCache] | None = None, injection: Injection | None = None
+    ) -> Tensor:
         """(T, D) -> (T, D) in the dtype of its values."""
-        x, context = pack.values, PackContext(pack)
+        x, context = pack.values, PackContext(pack, causal=self.causal)
         if self._rotates:
             # Made here, not by the first layer: a compiled block cannot make what others share.
             context.rotary(self._attention.rotary_dim, self._attention.rotary_base)
         residual = at_least_float32(x)
         for index, block in enumerate(self.layers):
+            if injection is not None:
+                residual = injection(index, residual)
             if caches is not None:
                 residual = block(residual, context, caches[index])
             elif self.activation_checkpointing and self.training:
                 residual = checkpoint(block, residual, context, use_reentrant=False)
             else:
                 residual = block(residual, context)
-        return self.norm(residual).to(x.dtype)
+        return self._closed(residual).to(x.dtype)
 
-    def step(self, x: Tensor, caches: list[LayerCache], rows: Tensor) -> Tensor:
+    def step(self, x: Tensor, caches: list[LayerCache], rows: Tensor, injection: Injection | None = None) -> Tensor:
         """One unit (R, D) for each of `rows` -> (R, D)."""
         residual = at_least_float32(x)
-        for block, cache in zip(self.layers, caches, strict=True):
+        for index, (block, cache) in enumerate(zip(self.layers, caches, strict=True)):
+            if injection is not None:
+                residual = injection(index, residual)
             residual = block.step(residual, cache, rows, x.dtype)  # type: ignore[operator]
-        return self.norm(residual).to(x.dtype)
+        return self._closed(residual).to(x.dtype)
 
     def new_caches(self, num_rows: int) -> list[LayerCache]:
         return [block.mixer.new_cache(num_rows) for block in self.layers]  # type: ignore[union-attr, operator]
+
+    def _closed(self, residual: Tensor) -> Tensor:
+        return residual if self.norm is None else self.norm(residual)

@@ -89,6 +89,17 @@ class Layout:
         labels[: len(text) - 1] = text[1 : len(ids) + 1]
         return LaidOut(ids, labels, None if marks is None else marks[: len(ids)], np.arange(len(ids)))
 
+    def marks_of(self, units: Ids) -> Marks:
+        """(N,) codes of model units (N,), separators included, as `lay_out` gives them. Raises ValueError without a
+        rule."""
+        if self.rule is None:
+            raise ValueError("this layout has no rule: the model finds its chunks itself")
+        if not self.separators:
+            return self.rule.mark(units)
+        marks = np.where(units == self.separators[0], np.uint8(BEGINS_HERE), np.uint8(NOTHING_NEW))
+        marks[:1] = NOTHING_NEW
+        return marks
+
     def tracker(self) -> "LayoutTracker":
         """The same marks, model unit by model unit, and what must come next."""
         return LayoutTracker(self)
@@ -112,9 +123,7 @@ class Layout:
             labels[-1] = text[len(ids)]
         labels[np.isin(labels, self.never_sampled)] = IGNORE
         labels[:num] = IGNORE
-        marks = np.where(units == self.separators[0], np.uint8(BEGINS_HERE), np.uint8(NOTHING_NEW))
-        marks[0] = NOTHING_NEW
-        return LaidOut(units, labels, marks, source)
+        return LaidOut(units, labels, self.marks_of(units), source)
 
     def _refuse_separators(self, text: Ids) -> None:
         found = np.isin(text, self.separators)

@@ -14,7 +14,7 @@ from torch import Tensor
 from hnet.data.batch import Batch
 from hnet.distributed.balance import WindowBalance
 from hnet.distributed.collectives import max_over_ranks, sum_over_ranks
-from hnet.model.losses import ratio_loss
+from hnet.model.losses import boundary_loss
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine
 from hnet.training.schedule import learning_rate_factor
@@ -93,9 +93,9 @@ class TrainStep:
         self._engine, self._entered, self.balance = engine, entered, balance
         self._config = config
         chunking = config.model.stages[:-1]
-        self._ratios = [stage.boundary.ratio for stage in chunking]
-        self._weights = [stage.boundary.loss_weight for stage in chunking]
-        self._bounded = [stage.boundary.max_chunk_fraction is not None for stage in chunking]
+        self._boundaries = [stage.boundary for stage in chunking]
+        self._weights = [boundary.weight_of_loss for boundary in self._boundaries]
+        self._bounded = [boundary.chunk_bound is not None for boundary in self._boundaries]
         self._over_global_batch = config.training.ratio_loss_scope == "global_batch"
 
     def __call__(self, batches: Sequence[Batch], step: int, *, stop_requested: bool = False) -> StepResult:
@@ -110,7 +110,7 @@ class TrainStep:
         several = len(batches) > 1
         global_sums = self._boundary_sums(batches, on_device) if self._over_global_batch and several else None
 
-        totals = torch.zeros(_NUM_SCALARS + 6 * len(self._ratios), dtype=torch.float64, device=engine.device)
+        totals = torch.zeros(_NUM_SCALARS + 6 * len(self._boundaries), dtype=torch.float64, device=engine.device)
         scalars = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
         scalars[1:] *= engine.counts_data
         totals[1:_NUM_SCALARS] = scalars
@@ -132,8 +132,8 @@ class TrainStep:
         self._entered("sums over ranks")
         sum_over_ranks(totals)
         most_units = max_over_ranks(torch.stack(units).sum(0))
-        if global_sums is not None and self._ratios:
-            totals[-len(self._ratios) :] /= engine.world_size
+        if global_sums is not None and self._boundaries:
+            totals[-len(self._boundaries) :] /= engine.world_size
         self._entered("optimizer")
         grad_norm, applied = engine.update(self._config.optimizer.gradient_clip)
         if self.balance is not None:
@@ -186,16 +186,16 @@ class TrainStep:
         return sums.boundary_prob + (prob - own[0]).to(sums.boundary_prob), boundaries.float(), units.float()
 
     def _each_stage(self, mean_prob: Tensor, mean_boundary: Tensor) -> Tensor:
-        if not self._ratios:
+        if not self._boundaries:
             return mean_prob
-        terms = zip(mean_prob, mean_boundary, self._ratios, strict=True)
-        return torch.stack([ratio_loss(prob, boundary, ratio) for prob, boundary, ratio in terms])
+        terms = zip(mean_prob, mean_boundary, self._boundaries, strict=True)
+        return torch.stack([boundary_loss(kind, prob, boundary) for prob, boundary, kind in terms])
 
     def _result(
         self, step: int, totals: list[float], target_bytes: int, grad_norm: float, applied: bool, factor: float
     ) -> StepResult:
         cross_entropy, stop, units, squared_lengths = totals[:_NUM_SCALARS]
-        num_stages = len(self._ratios)
+        num_stages = len(self._boundaries)
         _, _, stage_units, chunks, dropped, ratio = (
             totals[_NUM_SCALARS + i * num_stages :][:num_stages] for i in range(6)
         )

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnet.model.boundaries import Boundaries
+from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.boundaries.capacity import max_chunks, within_capacity
 from hnet.model.config import ModelConfig
 from hnet.model.language_model import LanguageModel

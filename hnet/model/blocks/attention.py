@@ -1,4 +1,4 @@
-"""Causal multi-head self-attention on packed documents, full or with a sliding window."""
+"""Multi-head self-attention on packed documents, full or with a sliding window, causal or both ways."""
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,15 @@ from hnet_kernels.rotary.op import rotate
 
 
 class Attention(nn.Module):
-    """`qkv` projects to q | k | v, each (heads, head_dim); no biases; scale 1 / sqrt(head_dim)."""
+    """`qkv` projects to q | k | v, each (heads, head_dim), k and v perhaps of fewer heads; no biases; scale
+    1 / sqrt(head_dim)."""
 
     def __init__(self, dim: int, config: AttentionConfig, *, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.config = config
         self.head_dim = dim // config.num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False, device=device)
+        kv_width = config.kv_heads * self.head_dim
+        self.qkv = nn.Linear(dim, dim + 2 * kv_width, bias=False, device=device)
         self.out_proj = nn.Linear(dim, dim, bias=False, device=device)
 
     def forward(self, x: Tensor, context: PackContext, cache: AttentionCache | None = None) -> Tensor:
@@ -28,12 +30,19 @@ class Attention(nn.Module):
         tables = context.rotary(self.config.rotary_dim, self.config.rotary_base)
         q, k, v = self._project(x, tables)
         if cache is not None:
-            cache.write(k, v, context.sequence_index, context.positions)
+            units, rows = context.kept_units
+            cache.write(k[units], v[units], rows, context.positions[units])
         if context.shard is not None:
             out = self._over_peers(q, k, v, context.shard)
         else:
             out = varlen_attention(
-                q, k, v, context.cu_seqlens, window=self.config.window, max_seqlen=context.max_seqlen
+                q,
+                k,
+                v,
+                context.cu_seqlens,
+                window=self.config.window,
+                causal=context.causal,
+                max_seqlen=context.max_seqlen,
             )
         return self.out_proj(out.flatten(1))
 
@@ -45,7 +54,11 @@ class Attention(nn.Module):
         cache.write(k, v, rows, positions)
         keys, values, filled = cache.read(rows)
         out = F.scaled_dot_product_attention(
-            q[:, :, None], keys.transpose(1, 2), values.transpose(1, 2), attn_mask=filled[:, None, None]
+            q[:, :, None],
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=filled[:, None, None],
+            enable_gqa=self.config.kv_heads != self.config.num_heads,
         )
         return self.out_proj(out.flatten(1))
 
@@ -54,6 +67,10 @@ class Attention(nn.Module):
 
     def _over_peers(self, q: Tensor, k: Tensor, v: Tensor, shard: Shard) -> Tensor:
         """Every process takes some of the heads and sees whole documents with them."""
+        # Groups of heads need not divide over processes: every head gets its own keys and values.
+        groups = self.config.num_heads // self.config.kv_heads
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         q, k, v = shard.to_heads(torch.stack([q, k, v], 1)).unbind(1)
         cu_seqlens = shard.documents.to(q.device, torch.int32)
         # More processes than heads: some have none, and only hand on.
@@ -66,9 +83,9 @@ class Attention(nn.Module):
         return shard.to_units(out, self.config.num_heads)
 
     def _project(self, x: Tensor, tables: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        heads = self.config.num_heads
-        qk, v = self.qkv(x).view(x.shape[0], 3 * heads, self.head_dim).split([2 * heads, heads], 1)
+        heads, kv_heads = self.config.num_heads, self.config.kv_heads
+        qk, v = self.qkv(x).view(x.shape[0], -1, self.head_dim).split([heads + kv_heads, kv_heads], 1)
         if tables is not None:
             qk = rotate(qk, *tables)
-        q, k = qk.split(heads, 1)
+        q, k = qk.split([heads, kv_heads], 1)
         return q, k, v

@@ -12,7 +12,8 @@ from hnet_kernels.packed import segment_ids
 class PackContext:
     """Layout of one pack, and the dtype in which its layers are given their normalised inputs."""
 
-    def __init__(self, pack: Packed) -> None:
+    def __init__(self, pack: Packed, *, causal: bool = True) -> None:
+        self._pack, self.causal = pack, causal
         self.cu_seqlens = pack.cu_seqlens
         self.total = pack.values.shape[0]
         self.max_seqlen = pack.max_seqlen
@@ -32,6 +33,18 @@ class PackContext:
     def sequence_index(self) -> Tensor:
         """(T,) int64: the document that each unit belongs to."""
         return segment_ids(self.cu_seqlens, self.total)
+
+    @cached_property
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Documents whose state a cache keeps, and their rows, both (K,) int64."""
+        return self._pack.kept()
+
+    @cached_property
+    def kept_units(self) -> tuple[Tensor, Tensor]:
+        """Units of these documents, and their rows, both (N,) int64."""
+        rows = self._pack.cache_rows()[self.sequence_index]
+        units = (rows >= 0).nonzero().squeeze(1)
+        return units, rows[units]
 
     def rotary(self, rotary_dim: int, base: float) -> tuple[Tensor, Tensor] | None:
         """cos and sin tables of the pack, or None where nothing is rotated."""

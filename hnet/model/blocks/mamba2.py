@@ -69,21 +69,22 @@ class Mamba2(nn.Module):
                 y = continue_scan(y, u, dt, decay_rate, b, c, context.shard)
         else:
             y, states = ssd_scan(u, dt, decay_rate, b, c, self.D, context.cu_seqlens, return_final_states=True)
-            rows = torch.arange(context.cu_seqlens.numel() - 1, device=x.device)
-            cache.write("ssm", states, rows)
-            cache.write("conv", self._last_taps(xbc, context), rows)
+            kept, rows = context.kept
+            cache.write("ssm", states[kept], rows)
+            cache.write("conv", self._last_taps(xbc, context)[kept], rows)
         return self.out_proj(self.norm(y.flatten(1), z))
 
     def step(self, x: Tensor, cache: StateCache, rows: Tensor) -> Tensor:
         """One unit (R, D) for each of `rows` (R,) -> (R, D)."""
         z, xbc, dt = self._project(x)
-        taps = torch.cat([cache.read("conv", rows), xbc[:, :, None]], -1)
+        none = xbc.new_zeros(*xbc.shape, self.config.d_conv - 1)
+        taps = torch.cat([cache.read("conv", rows, none), xbc[:, :, None]], -1)
         cache.write("conv", taps[:, :, 1:], rows)
         mixed = self.conv.step(taps)
         u, b, c = (at_least_float32(part) for part in self._split(mixed))
         dt = F.softplus(at_least_float32(dt) + self.dt_bias)
         decay = (-self.A_log.exp() * dt).exp()
-        state = cache.read("ssm", rows)
+        state = cache.read("ssm", rows, u.new_zeros(*u.shape, self.config.d_state))
         state = state * decay[:, :, None, None] + (u * dt[:, :, None])[..., None] * b[:, None, None]
         cache.write("ssm", state, rows)
         y = (state @ c[:, None, :, None]).squeeze(-1) + self.D[:, None] * u

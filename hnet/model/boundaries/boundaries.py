@@ -27,12 +27,25 @@ class Boundaries:
     """Every boundary but a document's first has prob >= 1/2: kernels may rely on it."""
     num_chunks: int | None = None
     """Boundaries in `mask`, where the host knows it without asking the device."""
+    closes: Tensor | None = None
+    """(T,) bool: after this unit one more chunk of its document is known to be whole. None: at every boundary but a
+    document's first unit, whose chunk before it has just ended."""
+    behind: Tensor | None = None
+    """(T,) int64, in steps alone: where a unit closes a chunk, units read of the next one, itself included if it is one
+    of them. None: 1 everywhere."""
 
     def none(self) -> "Boundaries":
         """Of no unit."""
         zero = torch.zeros_like(self.num_wanted)
         parts = (self.prob[:0], self.mask[:0], self.confidence[:0])
         return Boundaries(*parts, torch.zeros_like(self.prob_sum), zero, zero, self.at_least_half, 0)
+
+    @classmethod
+    def given(cls, mask: Tensor, closes: Tensor | None = None, behind: Tensor | None = None) -> "Boundaries":
+        """Of a source that knows."""
+        prob = mask.float()
+        count, zero = mask.sum(), torch.zeros((), dtype=torch.int64, device=mask.device)
+        return cls(prob, mask, torch.ones_like(prob), prob.sum(), count, zero, True, None, closes, behind)
 
     @classmethod
     def decided(cls, prob: Tensor, mask: Tensor) -> "Boundaries":

@@ -8,6 +8,8 @@ from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.boundaries.capacity import within_capacity
 from hnet.model.cache import StateCache
 from hnet.model.config import RouterConfig
+from hnet.model.config.part import PartSizes
+from hnet.model.packed import Packed
 from hnet.model.precision import at_least_float32
 from hnet.model.sharding import Shard, first_units
 from hnet_kernels import Routing, route
@@ -23,17 +25,16 @@ class Router(nn.Module):
     forced_ratio: float | None = None
     """For benchmarks only: do not decide, open a chunk at one unit in this many, in a fixed pseudo-random pattern."""
 
-    def __init__(self, dim: int, config: RouterConfig, *, device: torch.device | str | None = None) -> None:
+    def __init__(self, sizes: PartSizes, config: RouterConfig, *, device: torch.device | str | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, dim = config, sizes.width
         self.q_proj = nn.Linear(dim, dim, bias=False, device=device)
         self.k_proj = nn.Linear(dim, dim, bias=False, device=device)
 
-    def forward(
-        self, x: Tensor, cu_seqlens: Tensor, cache: StateCache | None = None, shard: Shard | None = None
-    ) -> Boundaries:
+    def forward(self, x: Packed, cache: StateCache | None = None) -> Boundaries:
         """(T, D) -> probabilities (T,) float32 and mask (T,) bool."""
-        query, key = self.q_proj(x), self.k_proj(x)
+        cu_seqlens, shard = x.cu_seqlens, x.shard
+        query, key = self.q_proj(x.values), self.k_proj(x.values)
         routing = route(query, key, cu_seqlens) if shard is None else _route_piece(query, key, cu_seqlens, shard)
         if self.forced_ratio is not None:
             boundaries = Boundaries.decided(routing.prob, _forced(routing.mask, cu_seqlens, self.forced_ratio, shard))
@@ -44,16 +45,18 @@ class Router(nn.Module):
             fraction, fill = self.config.max_chunk_fraction, self.config.fill_chunks
             boundaries = within_capacity(boundaries, cu_seqlens, fraction, fill=fill, shard=shard)
         if cache is not None:
-            rows = torch.arange(cu_seqlens.numel() - 1, device=x.device)
-            cache.write("last", x[cu_seqlens[1:].long() - 1], rows)
+            kept, rows = x.kept()
+            cache.write("last", x.values[cu_seqlens[1:].long()[kept] - 1], rows)
         return boundaries
 
-    def step(self, x: Tensor, cache: StateCache, rows: Tensor) -> Boundaries:
-        """One unit (R, D) of rows that have been prefilled -> probabilities and mask (R,)."""
-        last = cache.read("last", rows)
+    def step(
+        self, x: Tensor, cache: StateCache, rows: Tensor, is_first: Tensor, marks: Tensor | None = None
+    ) -> Boundaries:
+        """One unit (R, D) of `rows`, the first of its document where `is_first` (R,) -> probabilities and mask (R,)."""
+        last = cache.read("last", rows, torch.zeros_like(x))
         cache.write("last", x, rows)
         query, key = at_least_float32(self.q_proj(last)), at_least_float32(self.k_proj(x))
-        prob = ((1 - F.cosine_similarity(query, key, dim=-1, eps=1e-12)) / 2).clamp(0, 1)
+        prob = ((1 - F.cosine_similarity(query, key, dim=-1, eps=1e-12)) / 2).clamp(0, 1).masked_fill(is_first, 1.0)
         return Boundaries.decided(prob, prob > 0.5)
 
 

@@ -1,1 +1,1 @@
-"""From unit ids to vectors, one kind a file."""
+"""What is added to the table of units, one a file."""

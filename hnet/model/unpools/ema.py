@@ -5,8 +5,11 @@ from torch import Tensor, nn
 
 from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.cache import StateCache
+from hnet.model.chunking import ChunkMap
 from hnet.model.config import EMAConfig
-from hnet.model.packed import ChunkMap, Packed
+from hnet.model.config.part import PartSizes
+from hnet.model.injection import Injection
+from hnet.model.packed import Packed
 from hnet.model.precision import at_least_float32
 from hnet.model.sharding import Deal
 from hnet_kernels import ema, upsample
@@ -19,7 +22,7 @@ class EMAUnpool(nn.Module):
     The straight-through confidence multiplies by exactly 1 forwards and passes its gradient to the router.
     """
 
-    def __init__(self, dim: int, config: EMAConfig, *, device: torch.device | str | None = None) -> None:
+    def __init__(self, sizes: PartSizes, config: EMAConfig, *, device: torch.device | str | None = None) -> None:
         super().__init__()
 
     def forward(
@@ -30,7 +33,7 @@ class EMAUnpool(nn.Module):
         residual: Tensor,
         dtype: torch.dtype,
         cache: StateCache | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Injection | None]:
         """Chunks (M, D) and residual (T, D) -> their sum (T, D) in `dtype`, taken in float32."""
         prob = boundaries.prob.index_select(0, chunk_map.offsets[:-1])
         if chunk_map.deal is None:
@@ -38,9 +41,9 @@ class EMAUnpool(nn.Module):
         else:
             smoothed = _smoothed_over_peers(chunks, prob, chunk_map.deal, boundaries.at_least_half)
         if cache is not None:
-            rows = torch.arange(chunks.cu_seqlens.numel() - 1, device=smoothed.device)
-            cache.write("state", smoothed[chunks.cu_seqlens[1:].long() - 1], rows)
-        return upsample(
+            kept, rows = chunks.kept()
+            cache.write("state", smoothed[chunks.cu_seqlens[1:].long()[kept] - 1], rows)
+        start = upsample(
             smoothed,
             chunk_map.index,
             boundaries.confidence,
@@ -48,15 +51,18 @@ class EMAUnpool(nn.Module):
             chunk_offsets=chunk_map.offsets,
             out_dtype=dtype,
         )
+        return start, None
 
     def step_chunk(self, chunks: Tensor, prob: Tensor, cache: StateCache, rows: Tensor) -> None:
-        """Take up new chunk states (R, D) of `rows`, whose boundaries have probability `prob` (R,)."""
-        weight = prob.clamp(MIN_PROB, 1 - MIN_PROB)[:, None]
-        cache.write("state", weight * at_least_float32(chunks) + (1 - weight) * cache.read("state", rows), rows)
+        """Take up new chunk states (R, 1, D) of `rows`, whose boundaries have probability `prob` (R,)."""
+        weight, new = prob.clamp(MIN_PROB, 1 - MIN_PROB)[:, None], at_least_float32(chunks[:, 0])
+        cache.write("state", weight * new + (1 - weight) * cache.read("state", rows, torch.zeros_like(new)), rows)
 
-    def step(self, residual: Tensor, cache: StateCache, rows: Tensor) -> Tensor:
+    def step(
+        self, residual: Tensor, position: Tensor, cache: StateCache, rows: Tensor
+    ) -> tuple[Tensor, Injection | None]:
         """Residual (R, D) of one unit each -> (R, D) in float32 or better."""
-        return at_least_float32(cache.read("state", rows)) + residual
+        return at_least_float32(cache.read("state", rows)) + residual, None
 
 
 def _smoothed_over_peers(chunks: Packed, prob: Tensor, deal: Deal, at_least_half: bool) -> Tensor:

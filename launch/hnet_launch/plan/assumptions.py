@@ -35,7 +35,7 @@ def expected_bytes_per_chunk(model: ModelConfig) -> tuple[float, ...]:
     """Bytes per chunk after each chunking stage: the targets, as far as released models reached them."""
     num = len(model.stages) - 1
     reached = REACHED_OF_TARGET ** (1 / num) if num else 1.0
-    ratios = [max(1.0, stage.boundary.ratio * reached) for stage in model.stages[:-1]]
+    ratios = [max(1.0, stage.boundary.units_per_chunk * reached) for stage in model.stages[:-1]]
     return tuple(math.prod(ratios[: index + 1]) for index in range(num))
 
 

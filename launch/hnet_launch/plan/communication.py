@@ -89,7 +89,7 @@ def _sequence(model: ModelConfig, layout: Layout, num_units: int) -> Transfer:
     total, units = 0.0, float(num_units)
     for stage in model.stages:
         total += 2 * 4 * sum(kind in "tT" for kind in stage.layers) * units * stage.d_model * FLOAT
-        units /= 1.0 if stage.is_innermost else stage.boundary.ratio
+        units /= 1.0 if stage.is_innermost else stage.boundary.units_per_chunk
     group = layout.sequence_parallel
     return Transfer("all-to-all", "attention heads", total / group * (group - 1) / group, group)
 

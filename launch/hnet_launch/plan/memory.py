@@ -95,7 +95,7 @@ def worst_units(model: ModelConfig, num_units: int) -> list[int]:
     """Units of every stage if every unit opens a chunk, as far as `max_chunk_fraction` allows."""
     units = [num_units]
     for stage in model.stages[:-1]:
-        units.append(math.ceil(units[-1] * (stage.boundary.max_chunk_fraction or 1.0)))
+        units.append(math.ceil(units[-1] * (stage.boundary.chunk_bound or 1.0)))
     return units
 
 

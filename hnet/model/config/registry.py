@@ -1,0 +1,75 @@
+"""The parts by the names that configurations call them: one line each. Imports no torch; a part's module is imported
+when it is built."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from hnet.config.base import Allowed
+from hnet.model.config.boundaries import FixedConfig, RouterConfig, SpaceLikeConfig, WordsConfig
+from hnet.model.config.embeddings import TableConfig
+from hnet.model.config.part import BoundaryConfig, EmbeddingConfig, PartConfig, PoolConfig, UnpoolConfig
+from hnet.model.config.pools import SelectConfig
+from hnet.model.config.unpools import EMAConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A configuration, and the class that is built from it: `"package.module:Class"`."""
+
+    config: type[PartConfig]
+    module: str
+
+
+P = TypeVar("P", bound=Mapping[str, Part])
+
+BOUNDARIES = {
+    "router": Part(RouterConfig, "hnet.model.boundaries.router:Router"),
+    "fixed": Part(FixedConfig, "hnet.model.boundaries.fixed:Fixed"),
+    "space_like": Part(SpaceLikeConfig, "hnet.model.boundaries.given:Given"),
+    "words": Part(WordsConfig, "hnet.model.boundaries.given:Given"),
+}
+POOLS = {
+    "select": Part(SelectConfig, "hnet.model.pools.select:SelectPool"),
+}
+UNPOOLS = {
+    "ema": Part(EMAConfig, "hnet.model.unpools.ema:EMAUnpool"),
+}
+EMBEDDINGS = {
+    "table": Part(TableConfig, "hnet.model.embeddings.table:NothingAdded"),
+}
+
+
+def module_class(table: Mapping[str, Part], config: PartConfig) -> Any:
+    """The class that `config` is built into."""
+    module, _, name = table[config.type].module.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _parsed(table: Mapping[str, Part], default: str) -> Callable[[Any], Any]:
+    def parse(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        kind = value.get("type", default)
+        if kind not in table:
+            raise ValueError(f"type {kind!r} is not known; give one of {', '.join(table)}")
+        return table[kind].config.model_validate({**value, "type": kind}, strict=True)
+
+    return parse
+
+
+def _allowed(table: Mapping[str, Part]) -> Allowed:
+    return Allowed(f"a mapping with `type` ({', '.join(table)}) and the keys of that type")
+
+
+BoundaryField = Annotated[
+    SerializeAsAny[BoundaryConfig], BeforeValidator(_parsed(BOUNDARIES, "router")), _allowed(BOUNDARIES)
+]
+PoolField = Annotated[SerializeAsAny[PoolConfig], BeforeValidator(_parsed(POOLS, "select")), _allowed(POOLS)]
+UnpoolField = Annotated[SerializeAsAny[UnpoolConfig], BeforeValidator(_parsed(UNPOOLS, "ema")), _allowed(UNPOOLS)]
+EmbeddingField = Annotated[
+    SerializeAsAny[EmbeddingConfig], BeforeValidator(_parsed(EMBEDDINGS, "table")), _allowed(EMBEDDINGS)
+]
