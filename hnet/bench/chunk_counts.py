@@ -21,6 +21,7 @@ from hnet.distributed.chunk_counts import ChunkCounts
 from hnet.distributed.chunk_predictor import byte_features
 from hnet.errors import ConfigError, DataError
 from hnet.model.loading import CONFIG, checkpoint_folder
+from hnet.segmentation.layout import Layout
 from hnet.training.config import RunConfig
 
 
@@ -53,9 +54,10 @@ def record_chunks(
     data = config.data.model_copy(update={"sequence_length": sequence_length or config.data.sequence_length})
     model = hnet.load(checkpoint, device="cuda" if torch.cuda.is_available() else "cpu")
     units, features, context = [], [], []
-    for batch in _unseen_windows(data, config.training.seed, seen, num_windows):
-        device = next(model.parameters()).device
-        stages = model(batch.input_ids.to(device), cu_seqlens=batch.cu_seqlens.to(device)).stages
+    device = next(model.parameters()).device
+    for batch in _unseen_windows(data, config.training.seed, seen, num_windows, model.layout()):
+        marks = None if batch.marks is None else batch.marks.to(device)
+        stages = model(batch.input_ids.to(device), cu_seqlens=batch.cu_seqlens.to(device), marks=marks).stages
         units.append([batch.input_ids.numel(), *(stage.num_chunks for stage in stages)])
         features.append(byte_features(batch.input_ids.numpy()))
         lengths = np.diff(batch.cu_seqlens.numpy()).astype(np.float64)
@@ -66,7 +68,7 @@ def record_chunks(
     return counts
 
 
-def _unseen_windows(data: DataConfig, seed: int, seen: int, num_windows: int) -> Iterator[Batch]:
+def _unseen_windows(data: DataConfig, seed: int, seen: int, num_windows: int, layout: Layout) -> Iterator[Batch]:
     """The first `num_windows` windows of the global stream after `seen` units, one window a batch."""
     mixture, _ = open_mixture(data.train, data, seed=seed)
     packer = make_packer(EncodedDocuments(mixture, load_tokenizer(data.tokenizer)), data.sequence_length, data.packing)
@@ -74,7 +76,7 @@ def _unseen_windows(data: DataConfig, seed: int, seen: int, num_windows: int) ->
     while passed < seen:
         passed += sum(piece.stop - piece.start for piece in next(packer))
     for _ in range(num_windows):
-        yield collate([next(packer)])
+        yield collate([next(packer)], layout)
 
 
 def _print(console: Console, counts: ChunkCounts, out: Path) -> None:

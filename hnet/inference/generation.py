@@ -4,7 +4,9 @@ import codecs
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from hnet.data.tokenizer import ByteTokenizer, Tokenizer
 from hnet.errors import ConfigError
@@ -33,7 +35,9 @@ def generate(
         seed: prompt i draws with `seed + i`, whatever the other prompts are.
         tokenizer: of a model that reads tokens; None for bytes.
     Raises:
-        ConfigError: a sampling setting out of range, or a token model without its tokenizer.
+        ConfigError: a sampling setting out of range, a token model without its tokenizer, or a model that sees later
+            units than the one it is at.
+        DataError: a prompt with a byte that separates chunks in this model.
     """
     if isinstance(prompts, (str, bytes)):
         raise ConfigError("prompts is one text: give a list of texts")
@@ -64,6 +68,11 @@ def stream(
     tokenizer: Tokenizer | None = None,
 ) -> Iterator[str]:
     """The continuation of one prompt as it is made, in pieces of whole characters. Settings as in `generate`."""
+    if not model.config.is_causal:
+        raise ConfigError(
+            "the model cannot continue a text: its units see later ones (a stage has the mask `bidirectional`); "
+            "generate with a model whose masks are causal"
+        )
     tokenizer = tokenizer or ByteTokenizer()
     if model.config.vocab_size < tokenizer.vocab_size or (
         isinstance(tokenizer, ByteTokenizer) and model.config.vocab_size != tokenizer.vocab_size
@@ -82,21 +91,34 @@ def stream(
 def stream_ids(model: "LanguageModel", prompt: Sequence[int], sampler: Sampler, *, bos: int, eos: int) -> Iterator[int]:
     """Ids after `prompt` (which begins with BOS), without end unless the model gives EOS, which is left out.
 
-    The prompt runs through the model once; each further id costs one cached step.
+    The prompt runs through the model once; each further id costs one cached step. So does each separator of chunks,
+    which the model chooses or its layout dictates; these are left out too.
     """
     device = next(model.parameters()).device
+    layout = model.layout()
+    laid_out, tracker = layout.lay_out(np.array(prompt, dtype=np.int64)), layout.tracker()
+    for unit in laid_out.ids.tolist():
+        tracker.push(unit)
     cache = model.new_cache(1)
-    cu_seqlens = torch.tensor([0, len(prompt)], dtype=torch.int32, device=device)
-    logits = model.prefill(torch.tensor(prompt, device=device), cu_seqlens, cache).logits[-1]
+    cu_seqlens = torch.tensor([0, len(laid_out.ids)], dtype=torch.int32, device=device)
+    marks = None if laid_out.marks is None else torch.from_numpy(laid_out.marks).to(device)
+    logits = model.prefill(torch.from_numpy(laid_out.ids).to(device), cu_seqlens, cache, marks).logits[-1]
+    never = [] if bos == eos else [bos]  # never a target in training, so its logit means nothing
     while True:
-        if bos != eos:
-            # BOS is never a target in training, so its logit means nothing.
-            logits = logits.index_fill(0, torch.tensor([bos], device=device), float("-inf"))
-        chosen = sampler(logits)
-        if chosen == eos:
-            return
-        yield chosen
-        logits = model.step(torch.tensor([chosen], device=device), cache)[0][0]
+        unit = tracker.forced()
+        if unit is None:
+            unit = sampler(_without(logits, [*never, *tracker.excluded()]))
+            if unit == eos:
+                return
+            if unit not in layout.separators:
+                yield unit
+        code = tracker.push(unit)
+        marks = None if laid_out.marks is None else torch.tensor([code], dtype=torch.uint8, device=device)
+        logits = model.step(torch.tensor([unit], device=device), cache, marks=marks)[0][0]
+
+
+def _without(logits: Tensor, ids: Sequence[int]) -> Tensor:
+    return logits.index_fill(0, torch.tensor(ids, dtype=torch.int64, device=logits.device), float("-inf"))
 
 
 def _stream_bytes(ids: Iterator[int], max_bytes: int) -> Iterator[str]:

@@ -8,7 +8,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hnet.errors import ConfigError, DataError
 from hnet.segmentation.rule import BOS
@@ -61,8 +63,8 @@ class Boundaries:
 def collect_boundaries(model: "LanguageModel", data: bytes, *, window_bytes: int = WINDOW_BYTES) -> Boundaries:
     """Boundaries of a byte model on a text, each piece of at most `window_bytes` read as one document after BOS.
 
-    BOS takes part in the model's decisions and is left out of the result; the first byte of each piece always
-    begins a chunk.
+    BOS takes part in the model's decisions and is left out of the result, as are separators of chunks, whose chunk
+    begins at the byte after them; the first byte of each piece always begins a chunk.
 
     Raises:
         DataError: the text is empty.
@@ -106,17 +108,27 @@ def _cut(data: bytes, start: int, window_bytes: int) -> int:
 
 def _collect_piece(model: "LanguageModel", data: bytes, start: int, stop: int, stages: list[_Decisions]) -> None:
     device = next(model.parameters()).device
-    input_ids = torch.tensor([BOS, *data[start:stop]], dtype=torch.int64, device=device)
+    laid_out = model.layout().lay_out(np.array([BOS, *data[start:stop]], dtype=np.int64))
+    input_ids = torch.from_numpy(laid_out.ids).to(device)
     cu_seqlens = torch.tensor([0, len(input_ids)], dtype=torch.int32, device=device)
+    marks = None if laid_out.marks is None else torch.from_numpy(laid_out.marks).to(device)
     with torch.inference_mode():
-        output = model(input_ids, cu_seqlens=cu_seqlens)
+        output = model(input_ids, cu_seqlens=cu_seqlens, marks=marks)
+    first_units = _with_separators(laid_out.source)
     units = list(range(start - 1, stop))
     for stage, decisions in zip(output.stages, stages, strict=True):
-        probabilities = [float(value) for value in stage.boundary_prob.float().cpu()]
-        mask = [bool(value) for value in stage.boundary_mask.cpu()]
+        # A unit of text has the separators before it: what they begin, it begins.
+        probabilities = np.maximum.reduceat(stage.boundary_prob.float().cpu().numpy(), first_units).tolist()
+        mask = np.logical_or.reduceat(stage.boundary_mask.cpu().numpy(), first_units).tolist()
         chunks = [unit for unit, boundary in zip(units, mask, strict=True) if boundary]
         _append(decisions, units, probabilities, chunks, start)
-        units = chunks
+        units, first_units = chunks, np.arange(len(chunks))
+
+
+def _with_separators(source: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) for each unit of text the index of the model unit that is the first of the separators before it, or it."""
+    text = np.flatnonzero(source >= 0)
+    return np.concatenate([[0], text[:-1] + 1])
 
 
 def _append(decisions: _Decisions, units: list[int], probabilities: list[float], chunks: list[int], start: int) -> None:

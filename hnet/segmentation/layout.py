@@ -149,15 +149,18 @@ class LayoutTracker:
         """Separators of a chunk that have been read, while more of them must come."""
         self._due = bool(layout.separators)
         """Whether a first separator must come next; a sequence begins with it."""
+        self._empty = False
+        """Whether the chunk has nothing but its separators."""
 
     def push(self, unit: int) -> int:
         """Code of this model unit. Raises ValueError if another one was forced, or it was to come only where forced."""
         layout, forced = self._layout, self.forced()
-        if (forced is not None and unit != forced) or (forced is None and unit in layout.never_sampled):
-            wanted = "any but a separator that is not predicted" if forced is None else forced
+        if (forced is not None and unit != forced) or (forced is None and unit in self.excluded()):
+            wanted = f"any but {self.excluded()}" if forced is None else forced
             raise ValueError(f"unit {unit} came where the layout {layout} wants {wanted}")
         first, self._first = self._first, False
-        if unit in layout.separators:
+        self._empty = unit in layout.separators
+        if self._empty:
             self._due, self._num_read = False, (self._num_read + 1) % len(layout.separators)
             return BEGINS_HERE if unit == layout.separators[0] and not first else NOTHING_NEW
         code = NOTHING_NEW if self._rule is None else self._rule.push(unit)
@@ -167,8 +170,12 @@ class LayoutTracker:
         return NOTHING_NEW
 
     def forced(self) -> int | None:
-        """The unit that must come next; None: the model chooses one that is not in `Layout.never_sampled`."""
+        """The unit that must come next; None: the model chooses one that is not in `excluded`."""
         return self._layout.separators[self._num_read] if self._num_read or self._due else None
+
+    def excluded(self) -> tuple[int, ...]:
+        """What the model may not choose now: separators that are forced where they come, and an empty chunk's end."""
+        return self._layout.separators if self._empty else self._layout.never_sampled
 
 
 def _begins(marks: Marks, num_units: int, goes_on: bool) -> NDArray[np.bool_]:

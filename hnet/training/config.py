@@ -187,8 +187,23 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _sample(self) -> "RunConfig":
+        if self.logging.sample_prompt is not None and not self.model.is_causal:
+            raise ValueError(
+                "logging.sample_prompt: the model sees later units and cannot continue a text; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sequence_parallel(self) -> "RunConfig":
         size = self.engine.sequence_parallel
+        for index, stage in enumerate(self.model.stages[:-1] if size > 1 else ()):
+            if not stage.boundary.is_learned or stage.pool.reads_whole or stage.unpool.needs_position:
+                raise ValueError(
+                    f"engine.sequence_parallel {size} cuts sequences inside chunks, and stages[{index}] with boundary "
+                    f"{stage.boundary.type}, pool {stage.pool.type} and unpool {stage.unpool.type} needs them whole; "
+                    "leave it out, or take boundary router with pool select"
+                )
         heads = [stage.attention.num_heads for stage in self.model.stages if set(stage.layers) & set("tT")]
         if heads and size > min(heads):
             raise ValueError(

@@ -95,11 +95,11 @@ class DeepSpeedEngine(Engine):
         return contextlib.nullcontext()
 
     def forward(self, batch: DeviceBatch) -> ForwardSums:
-        return self._engine(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
+        return self._engine(*batch.arguments)
 
     @torch.no_grad()
     def evaluate(self, batch: DeviceBatch) -> ForwardSums:
-        return self._engine(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
+        return self._engine(*batch.arguments)
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         self._engine.backward(loss * self.world_size, scale_wrt_gas=False)

@@ -155,7 +155,8 @@ class Engine(ABC):
             own_ids, own_labels, shard = piece_of(batch, self.sequence_group)
             tensors = (own_ids, own_labels, shard.cu_seqlens(own_ids.device))
         ids, labels, cu_seqlens = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
-        return DeviceBatch(ids, labels, cu_seqlens, int(tensors[-1].diff().max()), shard)
+        marks = None if batch.marks is None else batch.marks.to(self.device, non_blocking=True)
+        return DeviceBatch(ids, labels, cu_seqlens, int(tensors[-1].diff().max()), shard, marks)
 
     def close(self) -> None:
         """Let all ranks meet and leave the process group."""
@@ -209,11 +210,11 @@ class PlainEngine(TorchEngine):
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self._wrapped)
 
     def forward(self, batch: DeviceBatch) -> ForwardSums:
-        return self._wrapped(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
+        return self._wrapped(*batch.arguments)
 
     @torch.no_grad()
     def evaluate(self, batch: DeviceBatch) -> ForwardSums:
-        return self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
+        return self.module(*batch.arguments)
 
     def clip(self, max_norm: float) -> Tensor:
         norm: Tensor = self.accelerator.clip_grad_norm_(list(self.module.parameters()), max_norm)

@@ -59,11 +59,11 @@ class FSDPEngine(TorchEngine):
         return contextlib.nullcontext()
 
     def forward(self, batch: DeviceBatch) -> ForwardSums:
-        return self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
+        return self.module(*batch.arguments)
 
     @torch.no_grad()
     def evaluate(self, batch: DeviceBatch) -> ForwardSums:
-        sums = self.module(batch.input_ids, batch.labels, batch.cu_seqlens, batch.max_seqlen, batch.shard)
+        sums = self.module(*batch.arguments)
         # What lies outside of blocks stays gathered until a backward pass, which does not follow.
         shard_again(self.model)
         return sums

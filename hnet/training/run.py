@@ -126,6 +126,7 @@ def open_stream(config: RunConfig, engine: Engine) -> TrainStream:
         world_size=engine.data_world_size,
         windows_per_step=windows_per_step,
         micro_batch_windows=micro_batch_windows,
+        layout=config.model.layout(),
     )
 
 

@@ -29,7 +29,7 @@ class StageStatistics:
     """One chunking stage over one step's global batch."""
 
     bytes_per_chunk: float
-    """Units of the outermost stage per chunk that this stage makes."""
+    """Bytes of text per chunk that this stage makes."""
     ratio_loss: float
     """Unweighted."""
     units: int
@@ -208,7 +208,7 @@ class TrainStep:
             grad_norm=grad_norm,
             learning_rate=self._config.optimizer.learning_rate * factor,
             stages=tuple(
-                StageStatistics(units / made, value, int(entered), int(made), int(lost) if bounded else None)
+                StageStatistics(target_bytes / made, value, int(entered), int(made), int(lost) if bounded else None)
                 for made, lost, value, entered, bounded in zip(
                     chunks, dropped, ratio, stage_units, self._bounded, strict=True
                 )

@@ -36,6 +36,13 @@ class DeviceBatch:
     """Units of the longest sequence."""
     shard: Shard | None = None
     """Where these units lie, if several ranks share a micro-batch."""
+    marks: Tensor | None = None
+    """Where chunks begin, for models that are told."""
+
+    @property
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, int, Shard | None, Tensor | None]:
+        """What `TrainingModule` is called with."""
+        return self.input_ids, self.labels, self.cu_seqlens, self.max_seqlen, self.shard, self.marks
 
 
 class TrainingModule(nn.Module):
@@ -46,10 +53,17 @@ class TrainingModule(nn.Module):
         self.model = model
 
     def forward(
-        self, input_ids: Tensor, labels: Tensor, cu_seqlens: Tensor, max_seqlen: int, shard: Shard | None = None
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        shard: Shard | None = None,
+        marks: Tensor | None = None,
     ) -> ForwardSums:
-        """`input_ids`, `labels` (T,) int64 and `cu_seqlens` (B + 1,) int32 of one micro-batch, or a `shard` of it."""
-        output = self.model(input_ids, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, shard=shard)
+        """`input_ids`, `labels` (T,) int64, `marks` (T,) uint8 and `cu_seqlens` (B + 1,) int32 of one micro-batch, or
+        a `shard` of it."""
+        output = self.model(input_ids, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, shard=shard, marks=marks)
         cross_entropy = cross_entropy_sum(output.logits, labels)
         stages = output.stages
         if not stages:

@@ -7,6 +7,7 @@ from hnet.errors import ConfigError
 from hnet.inference.generation import generate, stream, stream_ids
 from hnet.inference.sampling import Sampler
 from hnet.model.language_model import LanguageModel
+from hnet.segmentation.layout import PLAIN, Layout
 
 STAGES = [
     {"d_model": 32, "encoder": "m1T1", "decoder": "m1", "ssm": {"d_state": 16, "head_dim": 16},
@@ -61,13 +62,16 @@ class Script(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.text = text
 
+    def layout(self) -> Layout:
+        return PLAIN
+
     def new_cache(self, num_rows: int) -> list[int]:
         return [0] * num_rows
 
-    def prefill(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor, cache: list[int]):  # type: ignore[no-untyped-def]
+    def prefill(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor, cache: list[int], marks: None):  # type: ignore[no-untyped-def]
         return type("Output", (), {"logits": self.step(input_ids, cache)[0]})
 
-    def step(self, ids: torch.Tensor, cache: list[int]):  # type: ignore[no-untyped-def]
+    def step(self, ids: torch.Tensor, cache: list[int], marks: None = None):  # type: ignore[no-untyped-def]
         logits = torch.zeros(1, 256)
         logits[0, self.text[cache[0]]] = 9
         cache[0] += 1

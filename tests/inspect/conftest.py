@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hnet.model.config import ModelConfig
+from hnet.segmentation.layout import PLAIN, Layout
 
 
 def config(num_stages: int) -> ModelConfig:
@@ -25,7 +26,10 @@ class RuleModel(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.lengths: list[int] = []
 
-    def forward(self, input_ids: Tensor, *, cu_seqlens: Tensor) -> SimpleNamespace:
+    def layout(self) -> Layout:
+        return PLAIN
+
+    def forward(self, input_ids: Tensor, *, cu_seqlens: Tensor, marks: Tensor | None) -> SimpleNamespace:
         assert cu_seqlens.tolist() == [0, len(input_ids)]
         assert input_ids[0] == 254
         self.lengths.append(len(input_ids))

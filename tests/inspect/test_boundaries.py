@@ -1,8 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from hnet.errors import ConfigError, DataError
 from hnet.inspect.boundaries import collect_boundaries
+from hnet.segmentation.fixed import FixedRule
+from hnet.segmentation.layout import Layout
+from hnet.segmentation.rule import chunk_starts
+from hnet.segmentation.words import WordsRule
 
 
 def test_first_byte_of_a_chunk(rule_model: torch.nn.Module) -> None:
@@ -66,3 +72,41 @@ def test_flat_model_and_token_model(rule_model: torch.nn.Module) -> None:
     rule_model.config = rule_model.config.model_copy(update={"stages": stages, "vocab_size": 8192})
     with pytest.raises(ConfigError, match="8192 tokens"):
         collect_boundaries(rule_model, b"text")
+
+
+class MarkedModel(torch.nn.Module):
+    """Begins a chunk where the marks say, and a longer one at every second of these."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=256, stages=[None] * 3)
+        self.layout = lambda: layout
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids: torch.Tensor, *, cu_seqlens: torch.Tensor, marks: torch.Tensor) -> SimpleNamespace:
+        starts = chunk_starts(marks.numpy())
+        inner = torch.arange(len(starts)) % 2 == 0
+        outer = torch.zeros(len(input_ids), dtype=torch.bool)
+        outer[starts] = True
+        stages = [SimpleNamespace(boundary_prob=mask.float(), boundary_mask=mask) for mask in (outer, inner)]
+        return SimpleNamespace(stages=stages)
+
+
+@pytest.mark.parametrize("separators", [(), (253,), (253, 252)])
+def test_chunks_that_are_given_are_shown_in_bytes_of_text(separators: tuple[int, ...]) -> None:
+    found = collect_boundaries(MarkedModel(Layout(WordsRule(), separators)), b"to be or not")  # type: ignore[arg-type]
+    assert found.stages[0].positions == tuple(range(12))
+    assert found.stages[0].starts == (0, 2, 5, 8)
+    assert found.stages[0].probabilities == (1, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0)
+    # The chunk of BOS is the first of the inner stage.
+    assert found.stages[1].positions == found.stages[0].starts
+    assert found.stages[1].starts == (0, 2, 8)
+
+
+@pytest.mark.parametrize("separators", [(), (253,)])
+def test_a_first_chunk_that_holds_bos(separators: tuple[int, ...]) -> None:
+    layout = Layout(FixedRule(4), separators, predict_separator=False)
+    found = collect_boundaries(MarkedModel(layout), b"to be or not")  # type: ignore[arg-type]
+    assert found.stages[0].positions == tuple(range(12))
+    assert found.stages[0].starts == (0, 3, 7, 11)
+    assert found.stages[1].starts == (0, 7)

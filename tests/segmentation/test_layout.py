@@ -114,12 +114,13 @@ def test_generation_follows_the_layout(layout: Layout, text: bytes) -> None:
     [
         (Layout(WordsRule(), (253, 252)), [], 97, "unit 97 .* wants 253"),
         (Layout(WordsRule(), (253, 252)), [253], 97, "unit 97 .* wants 252"),
-        (Layout(WordsRule(), (253, 252)), [253, 252], 252, "unit 252 .* wants any but a separator"),
+        (Layout(WordsRule(), (253, 252)), [253, 252], 252, "unit 252 .* wants any but .253, 252."),
+        (Layout(WordsRule(), (253, 252)), [253, 252], 253, "unit 253 .* wants any but .253, 252."),
         (
             Layout(FixedRule(2), (253,), predict_separator=False),
             [253, 97],
             253,
-            "unit 253 .* wants any but a separator",
+            "unit 253 .* wants any but .253,.",
         ),
         (Layout(FixedRule(2), (253,), predict_separator=False), [253, 97, 97], 97, "unit 97 .* wants 253"),
     ],

@@ -50,7 +50,7 @@ def test_a_run_learns_logs_and_reports(make_config: Make, capsys: pytest.Capture
     shown = capsys.readouterr().out
     held_out = rows[-1]["validation_bits_per_byte"]
     for text in (
-        "step 40/40", f"held-out bits per byte: {held_out:.4f}", "curves.png", "a sample", "learned chunks", "kB/s",
+        "step 40/40", f"held-out bits per byte: {held_out:.4f}", "curves.png", "a sample", "in its chunks", "kB/s",
     ):  # fmt: skip
         assert text in shown
 

@@ -29,7 +29,7 @@ def test_loss_is_the_models_loss_per_target_byte(make_config: Make) -> None:
     assert result.bits_per_byte == pytest.approx(nats / batch.target_bytes / math.log(2), rel=1e-6)
     assert result.stages[0].ratio_loss == pytest.approx(losses.boundary[0].item(), rel=1e-6)
     assert result.loss == pytest.approx(nats / batch.target_bytes + 0.03 * losses.boundary[0].item(), rel=1e-6)
-    assert result.stages[0].bytes_per_chunk == pytest.approx(losses.output.stages[0].bytes_per_chunk)
+    assert result.stages[0].bytes_per_chunk == pytest.approx(batch.target_bytes / losses.output.stages[0].num_chunks)
     assert result.target_bytes == batch.target_bytes
     assert result.units == 512
 

@@ -1,4 +1,4 @@
-"""The end of a run: what it reached, where the curves are, a sample, and held-out text with its learned chunks."""
+"""The end of a run: what it reached, where the curves are, a sample, and held-out text with its chunks."""
 
 import json
 import sys
@@ -38,11 +38,11 @@ class Report(Callback):
         if run.config.logging.sample_prompt is not None:
             self._sample(run, model, console)
         if run.config.data.validation and run.config.data.tokenizer == "bytes" and len(model.config.stages) > 1:
-            console.print(Rule("held-out text in its learned chunks"))
+            console.print(Rule("held-out text in its chunks"))
             boundaries = collect_boundaries(model, held_out_paragraph(run))
             print_boundaries(boundaries, console)
             page = run.output_dir / "boundaries.html"
-            page.write_text(render_html(boundaries, title="Held-out text in its learned chunks"), encoding="utf-8")
+            page.write_text(render_html(boundaries, title="Held-out text in its chunks"), encoding="utf-8")
             console.print(f"the same as a page: {page}", highlight=False, soft_wrap=True)
         console.print(Rule())
         console.print(f"checkpoint: {checkpoint}", highlight=False, soft_wrap=True)

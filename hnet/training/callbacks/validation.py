@@ -20,7 +20,11 @@ class Validation(Callback):
         rank, world_size = run.engine.data_rank, run.engine.data_world_size
         _, windows = batch_windows(run.config, world_size)
         self._batches = validation_batches(
-            run.config.data, rank=rank, world_size=world_size, micro_batch_windows=windows
+            run.config.data,
+            rank=rank,
+            world_size=world_size,
+            micro_batch_windows=windows,
+            layout=run.config.model.layout(),
         )
 
     def on_step(self, run: Run, result: StepResult) -> None:
