@@ -142,12 +142,18 @@ class StageCache:
     boundary: StateCache
     unpool: StateCache
     place: StateCache
-    """`units` (R,) int64 that the stage has read, and the last one's `position` (R,) in its chunk."""
+    """`units` (R,) int64 it has read, the last one's `position` (R,) in its chunk, and whole `chunks` (R,)."""
     open: OpenChunk
     encoder: list[LayerCache] = field(default_factory=list)
     decoder: list[LayerCache] = field(default_factory=list)
     main: list[LayerCache] = field(default_factory=list)
     inner: "StageCache | None" = None
+
+    def count_chunks(self, rows: Tensor, num_units: Tensor) -> tuple[Tensor, Tensor]:
+        """Units and chunks (R,) of `rows` (R,) before a chunk that began `num_units` (R,) ago, and is whole now."""
+        number = self.place.read("chunks", rows, torch.zeros_like(rows))
+        self.place.write("chunks", number + 1, rows)
+        return self.place.read("units", rows) - num_units, number
 
 
 @dataclass

@@ -28,6 +28,8 @@ class ChunkMap:
     visible: Tensor
     """(T,) int64: the latest chunk of its document whose vector a unit may use, -1 where there is none yet."""
     deal: Deal | None = None
+    before: tuple[Tensor, Tensor] | None = None
+    """Units and chunks (B,) int64 that went before these in each document; None: none did."""
 
     @property
     def num_chunks(self) -> int:

@@ -128,19 +128,16 @@ class Stage(nn.Module):
             return self.main.step(values, cache.main, rows)[:, :outer_width], []
         num_seen = cache.place.read("units", rows, torch.zeros_like(rows))
         cache.place.write("units", num_seen + 1, rows)
-        early = (
-            None
-            if config.boundary.reads_encoder
-            else self.router.step(values, cache.boundary, rows, num_seen == 0, marks)
-        )
+        is_first, late = num_seen == 0, config.boundary.reads_encoder
+        early = None if late else self.router.step(values, cache.boundary, rows, is_first, marks)
         if config.encoder_mask == "chunk_causal" and early is not None:
             _reset(cache.encoder, rows[early.mask])
         held = values if self._encodes_whole else self.encoder.step(values, cache.encoder, rows)
-        boundaries = early if early is not None else self.router.step(held, cache.boundary, rows, num_seen == 0)
+        boundaries = early if early is not None else self.router.step(held, cache.boundary, rows, is_first)
         position = cache.place.read("position", rows, torch.zeros_like(rows)) + 1
         position = position.masked_fill(boundaries.mask, 0)
         cache.place.write("position", position, rows)
-        trace = [(rows, boundaries), *self._step_chunks(held, boundaries, cache, rows, num_seen == 0)]
+        trace = [(rows, boundaries), *self._step_chunks(held, boundaries, cache, rows, is_first)]
         around = values if config.start == "input" else self.residual.around(held)
         start, injection = self.unpool.step(around, position, cache.unpool, rows)
         if config.decoder_mask == "chunk_causal":
@@ -227,7 +224,9 @@ class Stage(nn.Module):
                 return []
             behind = torch.ones_like(rows) if boundaries.behind is None else boundaries.behind
             units, cu_seqlens = cache.open.take(rows[ready], behind[ready])
+            before = cache.count_chunks(rows[ready], behind[ready] + cu_seqlens.diff())
         else:
+            before = None
             ready = boundaries.mask.nonzero().squeeze(1)
             if not ready.numel():
                 return []
@@ -238,7 +237,8 @@ class Stage(nn.Module):
             pack = replace(pack, values=self.encoder(pack))
         documents = torch.arange(ready.numel() + 1, dtype=torch.int32, device=rows.device)
         index = segment_ids(cu_seqlens, units.shape[0])
-        pooled = self.pool(pack, pack.values[cu_seqlens[:-1].long()], ChunkMap(index, cu_seqlens, documents, index))
+        chunk_map = ChunkMap(index, cu_seqlens, documents, index, before=before)
+        pooled = self.pool(pack, pack.values[cu_seqlens[:-1].long()], chunk_map)
         steps = pooled.view(ready.numel(), self.config.pool.positions, -1).unbind(1)
         stepped = [self.inner.step(vectors, cache.inner, rows[ready]) for vectors in steps]
         self.unpool.step_chunk(
@@ -259,6 +259,7 @@ class Stage(nn.Module):
         document = segment_ids(x.cu_seqlens, x.values.shape[0])
         count = num_whole(x, boundaries, document)[ends - 1]
         first_open = chunk_map.cu_seqlens[:-1].long()[kept] + count
+        cache.place.write("chunks", count, rows)
         begins = torch.minimum(chunk_map.offsets.long()[first_open], ends)
         source = x.values if self._encodes_whole else encoded.values
         units = torch.cat([source[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)])

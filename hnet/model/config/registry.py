@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from hnet.config.base import Allowed
 from hnet.model.config.boundaries import FixedConfig, RouterConfig, SpaceLikeConfig, WordsConfig
+from hnet.model.config.cross_attention import CrossAttentionPoolConfig, CrossAttentionUnpoolConfig
 from hnet.model.config.embeddings import TableConfig
 from hnet.model.config.part import BoundaryConfig, EmbeddingConfig, PartConfig, PoolConfig, UnpoolConfig
 from hnet.model.config.pools import SelectConfig
@@ -34,9 +35,11 @@ BOUNDARIES = {
 }
 POOLS = {
     "select": Part(SelectConfig, "hnet.model.pools.select:SelectPool"),
+    "cross_attention": Part(CrossAttentionPoolConfig, "hnet.model.pools.cross_attention:CrossAttentionPool"),
 }
 UNPOOLS = {
     "ema": Part(EMAConfig, "hnet.model.unpools.ema:EMAUnpool"),
+    "cross_attention": Part(CrossAttentionUnpoolConfig, "hnet.model.unpools.cross_attention:CrossAttentionUnpool"),
 }
 EMBEDDINGS = {
     "table": Part(TableConfig, "hnet.model.embeddings.table:NothingAdded"),
