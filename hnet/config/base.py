@@ -1,5 +1,6 @@
 """`Config`: the base of every configuration class."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,14 @@ class Allowed:
     """Metadata of a field that takes more than its type says: what error messages call allowed."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Metadata of a field that takes one of several classes, which its key `type` names."""
+
+    of: Callable[[str | None], "type[Config] | None"]
+    """The class of a type; of the default type for None; None for one that is not known."""
 
 
 class Config(BaseModel):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from hnet.config.base import Config
+from hnet.config.base import Config, Variants
 from hnet.config.describe import describe_field, describe_type
 from hnet.config.document import Document, KeyPath, type_name
 from hnet.config.overrides import nearest_key
@@ -30,7 +31,7 @@ class _Place:
 
 def to_config_error(error: ValidationError, cls: type[Config], document: Document) -> ConfigError:
     """One ConfigError for all that is wrong, each on a line of its own and each place once."""
-    problems = [(problem, _locate(cls, problem["loc"])) for problem in error.errors(include_url=False)]
+    problems = [(problem, _locate(cls, problem["loc"], document)) for problem in error.errors(include_url=False)]
     choices = {place.path for _, place in problems if place.is_choice}
     messages: dict[KeyPath, str] = {}
     for problem, place in problems:
@@ -88,7 +89,7 @@ def _field_paths(cls: type[Config]) -> Iterator[KeyPath]:
             yield from ((name, *path) for path in _field_paths(info.annotation))
 
 
-def _locate(cls: type[Config], location: tuple[str | int, ...]) -> _Place:
+def _locate(cls: type[Config], location: tuple[str | int, ...], document: Document) -> _Place:
     """Follow an error's location through the schema, without the tags that pydantic puts in for unions."""
     annotation: Any = cls
     path: KeyPath = ()
@@ -107,7 +108,7 @@ def _locate(cls: type[Config], location: tuple[str | int, ...]) -> _Place:
             info = annotation.model_fields.get(str(part))
             if info is None:
                 return _Place(path, allowed, owner)
-            annotation, allowed = info.annotation, describe_field(info)
+            annotation, allowed = _chosen(info, document, path) or info.annotation, describe_field(info)
         elif get_origin(annotation) is tuple:
             items = get_args(annotation)
             path = (*path, part)
@@ -116,6 +117,19 @@ def _locate(cls: type[Config], location: tuple[str | int, ...]) -> _Place:
         else:
             break
     return _Place(path, allowed, owner)
+
+
+def _chosen(info: FieldInfo, document: Document, path: KeyPath) -> type[Config] | None:
+    """The class that the document's `type` chooses for a field of several."""
+    variants = next((item for item in info.metadata if isinstance(item, Variants)), None)
+    if variants is None:
+        return None
+    try:
+        value = document.get(path)
+    except (KeyError, IndexError, TypeError):
+        value = None
+    kind = value.get("type") if isinstance(value, dict) else None
+    return variants.of(kind if isinstance(kind, str) else None)
 
 
 def _unwrap(annotation: Any) -> Any:

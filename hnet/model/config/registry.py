@@ -4,11 +4,11 @@ when it is built."""
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from hnet.config.base import Allowed
+from hnet.config.base import Allowed, Variants
 from hnet.model.config.boundaries import FixedConfig, RouterConfig, SpaceLikeConfig, WordsConfig
 from hnet.model.config.cross_attention import CrossAttentionPoolConfig, CrossAttentionUnpoolConfig
 from hnet.model.config.embeddings import TableConfig
@@ -24,8 +24,6 @@ class Part:
     config: type[PartConfig]
     module: str
 
-
-P = TypeVar("P", bound=Mapping[str, Part])
 
 BOUNDARIES = {
     "router": Part(RouterConfig, "hnet.model.boundaries.router:Router"),
@@ -59,20 +57,25 @@ def _parsed(table: Mapping[str, Part], default: str) -> Callable[[Any], Any]:
         kind = value.get("type", default)
         if kind not in table:
             raise ValueError(f"type {kind!r} is not known; give one of {', '.join(table)}")
-        return table[kind].config.model_validate({**value, "type": kind}, strict=True)
+        # Strict, as the files are read, where a list stands for a tuple.
+        values = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        return table[kind].config.model_validate({**values, "type": kind}, strict=True)
 
     return parse
 
 
-def _allowed(table: Mapping[str, Part]) -> Allowed:
-    return Allowed(f"a mapping with `type` ({', '.join(table)}) and the keys of that type")
+def _field(table: Mapping[str, Part], default: str) -> tuple[BeforeValidator, Allowed, Variants]:
+    """How a field is read whose class its `type` chooses from `table`, as that is when a configuration is read."""
+    allowed = Allowed(f"a mapping with `type` ({', '.join(table)}) and the keys of that type")
+
+    def of(kind: str | None) -> type[PartConfig] | None:
+        part = table.get(kind or default)
+        return part.config if part else None
+
+    return BeforeValidator(_parsed(table, default)), allowed, Variants(of)
 
 
-BoundaryField = Annotated[
-    SerializeAsAny[BoundaryConfig], BeforeValidator(_parsed(BOUNDARIES, "router")), _allowed(BOUNDARIES)
-]
-PoolField = Annotated[SerializeAsAny[PoolConfig], BeforeValidator(_parsed(POOLS, "select")), _allowed(POOLS)]
-UnpoolField = Annotated[SerializeAsAny[UnpoolConfig], BeforeValidator(_parsed(UNPOOLS, "ema")), _allowed(UNPOOLS)]
-EmbeddingField = Annotated[
-    SerializeAsAny[EmbeddingConfig], BeforeValidator(_parsed(EMBEDDINGS, "table")), _allowed(EMBEDDINGS)
-]
+BoundaryField = Annotated[SerializeAsAny[BoundaryConfig], *_field(BOUNDARIES, "router")]
+PoolField = Annotated[SerializeAsAny[PoolConfig], *_field(POOLS, "select")]
+UnpoolField = Annotated[SerializeAsAny[UnpoolConfig], *_field(UNPOOLS, "ema")]
+EmbeddingField = Annotated[SerializeAsAny[EmbeddingConfig], *_field(EMBEDDINGS, "table")]
