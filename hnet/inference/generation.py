@@ -11,6 +11,7 @@ from torch import Tensor
 from hnet.data.tokenizer import ByteTokenizer, Tokenizer
 from hnet.errors import ConfigError
 from hnet.inference.sampling import Sampler
+from hnet.segmentation.layout import LaidOut
 
 if TYPE_CHECKING:
     from hnet.model.language_model import LanguageModel
@@ -92,18 +93,25 @@ def stream_ids(model: "LanguageModel", prompt: Sequence[int], sampler: Sampler, 
     """Ids after `prompt` (which begins with BOS), without end unless the model gives EOS, which is left out.
 
     The prompt runs through the model once; each further id costs one cached step. So does each separator of chunks,
-    which the model chooses or its layout dictates; these are left out too.
+    which the model chooses or its layout dictates; these are left out too. Raises DataError if the prompt holds one.
     """
+    laid_out = model.layout().lay_out(np.array(prompt, dtype=np.int64))
+    return _continued(model, laid_out, sampler, [] if bos == eos else [bos], eos)
+
+
+def _continued(
+    model: "LanguageModel", laid_out: LaidOut, sampler: Sampler, never: Sequence[int], eos: int
+) -> Iterator[int]:
+    """`never`: units that are no target in training, so that their logits mean nothing."""
     device = next(model.parameters()).device
     layout = model.layout()
-    laid_out, tracker = layout.lay_out(np.array(prompt, dtype=np.int64)), layout.tracker()
+    tracker = layout.tracker()
     for unit in laid_out.ids.tolist():
         tracker.push(unit)
     cache = model.new_cache(1)
     cu_seqlens = torch.tensor([0, len(laid_out.ids)], dtype=torch.int32, device=device)
     marks = None if laid_out.marks is None else torch.from_numpy(laid_out.marks).to(device)
     logits = model.prefill(torch.from_numpy(laid_out.ids).to(device), cu_seqlens, cache, marks).logits[-1]
-    never = [] if bos == eos else [bos]  # never a target in training, so its logit means nothing
     while True:
         unit = tracker.forced()
         if unit is None:

@@ -115,11 +115,16 @@ def test_a_prompt_with_a_separator_is_refused() -> None:
     layout = LAYOUTS["words, separated"]
     model = Reciter(layout, layout.lay_out(np.array([254], dtype=np.int64)))
     with pytest.raises(DataError, match="byte 253"):
-        generate(model, [b"a\xfdb"])  # type: ignore[arg-type]
+        stream(model, b"a\xfdb")  # type: ignore[arg-type]
 
 
 MODELS: dict[str, dict[str, Any]] = {
     "space-like": {"boundary": {"type": "space_like"}},
+    "words": {
+        "boundary": {"type": "words"},
+        "pool": {"type": "cross_attention", "query": "learned", "num_heads": 2},
+        "unpool": {"type": "cross_attention", "num_heads": 2},
+    },
     "words, separated": {"boundary": {"type": "words", "separators": 2}},
     "fixed, separated": {"boundary": {"type": "fixed", "stride": 3, "separators": 1}},
 }

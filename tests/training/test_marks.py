@@ -11,33 +11,39 @@ import torch
 from hnet.config import load_config
 from hnet.data.batch import IGNORE
 from hnet.errors import ConfigError
+from hnet.segmentation.rule import chunk_starts
 from hnet.testing.ranks import run_distributed
 from hnet.training.config import RunConfig
 from hnet.training.run import open_run
 
 Make = Callable[..., RunConfig]
 
-BOUNDARIES = {
-    "space-like": {"type": "space_like"},
-    "words, separated": {"type": "words", "separators": 2},
-    "fixed, separated": {"type": "fixed", "stride": 5, "separators": 1},
+PARTS: dict[str, dict[str, Any]] = {
+    "space-like": {"boundary": {"type": "space_like"}},
+    "words": {
+        "boundary": {"type": "words"},
+        "pool": {"type": "cross_attention", "query": "learned", "num_heads": 2},
+        "unpool": {"type": "cross_attention", "num_heads": 2},
+    },
+    "words, separated": {"boundary": {"type": "words", "separators": 2}},
+    "fixed, separated": {"boundary": {"type": "fixed", "stride": 5, "separators": 1}},
 }
-each_boundary = pytest.mark.parametrize("boundary", BOUNDARIES.values(), ids=BOUNDARIES.keys())
+all_parts = pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS.keys())
 
 
-def model(boundary: dict[str, Any]) -> dict[str, Any]:
+def model(parts: dict[str, Any]) -> dict[str, Any]:
     attention = {"num_heads": 2, "rotary_dim": 8}
-    outer = {"d_model": 32, "encoder": "t1", "decoder": "t1", "attention": attention, "boundary": boundary}
+    outer = {"d_model": 32, "encoder": "t1", "decoder": "t1", "attention": attention} | parts
     return {"stages": [outer, {"d_model": 48, "main": "T1", "attention": attention}]}
 
 
-def tree(config: RunConfig, boundary: dict[str, Any], **engine: Any) -> dict[str, Any]:
-    return config.model_dump(mode="json") | {"model": model(boundary), "engine": engine}
+def tree(config: RunConfig, parts: dict[str, Any], **engine: Any) -> dict[str, Any]:
+    return config.model_dump(mode="json") | {"model": model(parts), "engine": engine}
 
 
-@each_boundary
-def test_the_loss_is_that_of_the_laid_out_text(make_config: Make, boundary: dict[str, Any]) -> None:
-    with open_run(load_config(RunConfig, tree(make_config(), boundary))) as run:
+@all_parts
+def test_the_loss_is_that_of_the_laid_out_text(make_config: Make, parts: dict[str, Any]) -> None:
+    with open_run(load_config(RunConfig, tree(make_config(), parts))) as run:
         batch = next(run.stream)
         assert batch.marks is not None
         with torch.no_grad():
@@ -47,7 +53,8 @@ def test_the_loss_is_that_of_the_laid_out_text(make_config: Make, boundary: dict
     assert result.bits_per_byte == pytest.approx(nats / batch.target_bytes / math.log(2), rel=1e-6)
     text = batch.labels[(batch.labels != IGNORE) & (batch.labels != 253)]
     assert result.target_bytes == int((text != 255).sum())
-    assert result.stages[0].chunks == int(batch.marks.count_nonzero()) + len(batch.cu_seqlens) - 1
+    sequences = [marks.numpy() for marks in batch.marks.split(batch.cu_seqlens.diff().tolist())]
+    assert result.stages[0].chunks == sum(int((chunk_starts(marks) < len(marks)).sum()) for marks in sequences)
     assert result.stages[0].bytes_per_chunk == pytest.approx(result.target_bytes / result.stages[0].chunks)
 
 
@@ -59,18 +66,30 @@ def steps(rank: int, config: dict[str, Any]) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("engine", [{}, {"balance": "windows"}, {"zero_stage": 3}, {"exchange_chunks": 2}], ids=str)
 def test_two_ranks_are_one(make_config: Make, tmp_path: Path, engine: dict[str, Any]) -> None:
-    boundary = BOUNDARIES["words, separated"]
-    alone = steps(0, tree(make_config(), boundary))
-    both = run_distributed(steps, 2, tree(make_config(f"output_dir={tmp_path / 'both'}"), boundary, **engine))
+    parts = PARTS["words, separated"]
+    alone = steps(0, tree(make_config(), parts))
+    both = run_distributed(steps, 2, tree(make_config(f"output_dir={tmp_path / 'both'}"), parts, **engine))
     assert both[0] == both[1]
     for one, other in zip(alone, both[0], strict=True):
         assert other == pytest.approx(one, rel=2e-5)
 
 
+@all_parts
+def test_a_resumed_run_is_the_undisturbed_one(make_config: Make, tmp_path: Path, parts: dict[str, Any]) -> None:
+    undisturbed = steps(0, tree(make_config(), parts))
+    config = load_config(RunConfig, tree(make_config(f"output_dir={tmp_path / 'other'}"), parts))
+    results = []
+    for num_steps in (1, 2):
+        with open_run(config) as run:
+            results += [run.next_step() for _ in range(num_steps)]
+            run.save()
+    assert [(result.loss, result.grad_norm) for result in results] == undisturbed
+
+
 def test_a_run_shows_its_text_without_separators(make_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
     from hnet.training.loop import train
 
-    config = tree(make_config("training.steps=2", "logging.sample_prompt=the"), BOUNDARIES["words, separated"])
+    config = tree(make_config("training.steps=2", "logging.sample_prompt=the"), PARTS["words, separated"])
     train(load_config(RunConfig, config))
     shown = capsys.readouterr().out
     assert "held-out text in its chunks" in shown and "bytes per chunk: stage 0" in shown
@@ -78,7 +97,7 @@ def test_a_run_shows_its_text_without_separators(make_config: Make, capsys: pyte
     assert "\\xfd" not in page and "\\xfd" not in shown
 
 
-@each_boundary
-def test_ranks_cannot_share_a_sequence(make_config: Make, boundary: dict[str, Any]) -> None:
+@all_parts
+def test_ranks_cannot_share_a_sequence(make_config: Make, parts: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"engine\.sequence_parallel 2 .* boundary"):
-        load_config(RunConfig, tree(make_config(), boundary, sequence_parallel=2))
+        load_config(RunConfig, tree(make_config(), parts, sequence_parallel=2))
