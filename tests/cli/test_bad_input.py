@@ -188,21 +188,6 @@ OVERRIDES = [
         ["boundary.max_chunk_fraction: got 2", "a number greater than 0 of at most 1 or null"],
     ),
     Case(
-        "a boundary that nobody knows",
-        f"{TRAIN} model.stages.0.boundary.type=wrods",
-        ["model.stages.0.boundary: type 'wrods' is not known; give one of router, fixed"],
-    ),
-    Case(
-        "a key of another boundary",
-        f"{TRAIN} model.stages.0.boundary.type=fixed model.stages.0.boundary.max_bytes=3",
-        ["unknown key 'max_bytes' under model.stages.0.boundary", "stride"],
-    ),
-    Case(
-        "parts that see the future together",
-        f"{TRAIN} model.stages.0.decoder_mask=chunk_bidirectional",
-        ["stages[0]: decoder_mask chunk_bidirectional shows later units of the chunk"],
-    ),
-    Case(
         "filled to no bound",
         f"{TRAIN} model.stages.0.boundary.fill_chunks=true",
         ["model.stages.0.boundary: fill_chunks needs max_chunk_fraction"],
