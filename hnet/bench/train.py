@@ -120,7 +120,7 @@ def bench_train(
     Returns:
         What is written to `json_path`: medians with spread, memory, machine, config.
     Raises:
-        ConfigError: the config cannot be run, or `bytes_per_chunk` is not above 1 or the model makes no chunks.
+        ConfigError: the config cannot be run, or `bytes_per_chunk` is not above 1 or the model has no router for it.
     """
     with TimedTraining(config, bytes_per_chunk=bytes_per_chunk) as training:
         training.warm_up(warmup)
@@ -149,6 +149,12 @@ def _prepare(config: RunConfig, engine: Engine, bytes_per_chunk: float | None) -
         raise ConfigError(
             f"bytes per chunk cannot be {bytes_per_chunk}: "
             + ("give a number above 1" if num_chunking else "the model has one stage and makes no chunks")
+        )
+    given = [stage.boundary.type for stage in config.model.stages[:-1] if not stage.boundary.is_learned]
+    if bytes_per_chunk is not None and given:
+        raise ConfigError(
+            f"bytes per chunk cannot be {bytes_per_chunk}: boundary {given[0]} is no router that could be told to; "
+            "leave the option out"
         )
     prepare(config, engine)
     if bytes_per_chunk is not None:

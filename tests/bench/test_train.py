@@ -46,6 +46,9 @@ def test_mistakes(tmp_path: Path) -> None:
         bench_train(load_config(RunConfig, run_config(tmp_path, "byte_transformer_small")), bytes_per_chunk=6)
     with pytest.raises(ConfigError, match="above 1"):
         bench_train(load_config(RunConfig, run_config(tmp_path)), bytes_per_chunk=1)
+    fixed = load_config(RunConfig, run_config(tmp_path), ["model.stages.0.boundary={type: fixed}"])
+    with pytest.raises(ConfigError, match="boundary fixed is no router"):
+        bench_train(fixed, bytes_per_chunk=6)
 
 
 def test_memory_stays_within_one_and_a_half_of_the_prediction(tmp_path: Path) -> None:
