@@ -15,11 +15,12 @@ from hnet.bench.machine import describe_machine
 from hnet.bench.memory import PeakMemory
 from hnet.bench.spread import Spread
 from hnet.errors import ConfigError
-from hnet.model.accounting import TRAINING_FLOPS, count_parameters, flops_per_byte, training_bytes
+from hnet.model.accounting import count_parameters, flops_per_byte, training_bytes
 from hnet.training.allocator import keep_freed_memory
 from hnet.training.building import prepare
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine, open_engine
+from hnet.training.metrics import training_flops
 from hnet.training.peak import measured_flops
 from hnet.training.run import build_step, num_micro_batches, open_stream
 from hnet.training.step import StepResult, TrainStep
@@ -70,7 +71,7 @@ class TimedTraining:
         """One recorded step."""
         result, seconds = self._timed()
         forward = flops_per_byte(self.config.model, result.units_per_stage, result.context) * result.units
-        rate, peak = TRAINING_FLOPS * forward / seconds, self._peak() * self.engine.world_size
+        rate, peak = training_flops(self.config, result) / seconds, self._peak() * self.engine.world_size
         values = (
             seconds,
             result.target_bytes / seconds,
@@ -173,7 +174,8 @@ def build_report(training: TimedTraining) -> dict[str, Any]:
     """What was measured so far, as JSON-serialisable data."""
     config, engine, results = training.config, training.engine, training.results
     micro_batch_units = config.training.micro_batch_bytes or config.training.global_batch_bytes // engine.world_size
-    largest = [max(shares) for shares in zip(*(result.units_per_stage for result in results), strict=True)]
+    per_text = [[count / result.text_units for count in result.stage_units] for result in results]
+    largest = [max(shares) for shares in zip(*per_text, strict=True)]
     predicted = training_bytes(
         config.model,
         [round(share * micro_batch_units) for share in largest],

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.cache import LayerCache, OpenChunk, StageCache, StateCache
 from hnet.model.chunking import ChunkMap, chunked, num_whole, offsets_of, scoped, visible_when_whole
-from hnet.model.config import StageConfig, parse_layers
-from hnet.model.config.part import PartSizes
+from hnet.model.config import StageConfig
 from hnet.model.config.registry import BOUNDARIES, POOLS, UNPOOLS, module_class
+from hnet.model.config.stage import part_sizes
 from hnet.model.packed import Packed
 from hnet.model.residual import Identity, Residual, Skip
 from hnet.model.stack import Stack
@@ -270,19 +270,6 @@ class Stage(nn.Module):
             return values
         pad = self.width_pad.to(values.dtype).expand(values.shape[0], -1)
         return torch.cat([values, pad], -1)
-
-
-def part_sizes(config: StageConfig, inside: StageConfig, norm_eps: float) -> PartSizes:
-    """What the parts of a stage know of it and of the stage inside."""
-    return PartSizes(
-        config.d_model,
-        inside.d_model,
-        len(parse_layers(config.decoder or "")),
-        config.boundary.units_per_chunk,
-        config.pool.positions,
-        config.pool.chunk_width(config.d_model, inside.d_model),
-        norm_eps,
-    )
 
 
 def _reset(caches: list[LayerCache], rows: Tensor) -> None:

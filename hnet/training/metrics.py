@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hnet.model.accounting import TRAINING_FLOPS, flops_per_byte
+from hnet.model.accounting import training_flops_per_byte
 from hnet.training.config import RunConfig
 from hnet.training.state import TrainState
 from hnet.training.step import StageStatistics, StepResult
@@ -33,11 +33,12 @@ class Throughput:
 
 
 def training_flops(config: RunConfig, result: StepResult) -> float:
-    """Model FLOPs of one step: three times the forward pass at the chunk counts that the routers made.
+    """Model FLOPs of one step: three times the forward pass at the chunk counts that occurred, and one forward pass of
+    the model that the boundaries ask, if they ask one.
 
     What activation checkpointing repeats is not counted: it is a cost, not work done.
     """
-    return TRAINING_FLOPS * result.units * flops_per_byte(config.model, result.units_per_stage, result.context)
+    return result.units * training_flops_per_byte(config.model, result.units_per_stage, result.context)
 
 
 def build_row(

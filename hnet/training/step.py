@@ -54,7 +54,9 @@ class StepResult:
     """Base rate times schedule, before the stages' multipliers."""
     stages: tuple[StageStatistics, ...]
     units: int
-    """Units (bytes, or tokens) that went in."""
+    """Units (bytes, or tokens, and separators of chunks) that went in."""
+    text_units: int
+    """Of these, all but the separators."""
     context: float
     """Mean document length over units: sum of squared lengths over sum of lengths."""
     target_bytes: int
@@ -68,14 +70,14 @@ class StepResult:
 
     @property
     def stage_units(self) -> tuple[int, ...]:
-        """Units of every stage, the innermost included."""
+        """Units of the outermost stage, and chunks that every stage made, as `hnet.model.accounting` counts."""
         if not self.stages:
             return (self.units,)
         return (*(stage.units for stage in self.stages), self.stages[-1].chunks)
 
     @property
     def units_per_stage(self) -> tuple[float, ...]:
-        """Units of every stage per unit of the outermost."""
+        """The same, per unit of the outermost."""
         return tuple(count / self.units for count in self.stage_units)
 
 
@@ -94,6 +96,7 @@ class TrainStep:
         self._config = config
         chunking = config.model.stages[:-1]
         self._boundaries = [stage.boundary for stage in chunking]
+        self._separators = len(self._boundaries[0].separator_ids) if self._boundaries else 0
         self._weights = [boundary.weight_of_loss for boundary in self._boundaries]
         self._bounded = [boundary.chunk_bound is not None for boundary in self._boundaries]
         self._over_global_batch = config.training.ratio_loss_scope == "global_batch"
@@ -201,6 +204,7 @@ class TrainStep:
         )
         weighted = sum(weight * value for weight, value in zip(self._weights, ratio, strict=True))
         nats_per_byte = cross_entropy / target_bytes
+        text_units = units - self._separators * chunks[0] if self._separators else units
         return StepResult(
             step=step,
             loss=nats_per_byte + weighted,
@@ -214,6 +218,7 @@ class TrainStep:
                 )
             ),
             units=int(units),
+            text_units=int(text_units),
             context=squared_lengths / units,
             target_bytes=target_bytes,
             skipped=not applied,

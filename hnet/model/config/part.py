@@ -85,6 +85,11 @@ class BoundaryConfig(PartConfig):
         raise NotImplementedError
 
     @property
+    def text_per_chunk(self) -> float:
+        """`units_per_chunk` without the separators."""
+        return self.units_per_chunk - len(self.separator_ids)
+
+    @property
     def weight_of_loss(self) -> float:
         """Weight of a loss that the boundaries themselves have."""
         return 0.0
@@ -98,6 +103,11 @@ class BoundaryConfig(PartConfig):
     def is_learned(self) -> bool:
         """Has a ratio loss."""
         return False
+
+    @property
+    def rule_flops(self) -> float:
+        """Forward FLOPs for each unit of the model that the `rule` asks, which training leaves as it is."""
+        return 0.0
 
     def rule(self) -> Rule | None:
         """What finds the chunks in text, for boundaries that are known from it alone; None: the module finds them."""

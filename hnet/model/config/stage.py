@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from hnet.config.base import Config
 from hnet.model.config.boundaries import RouterConfig
 from hnet.model.config.layers import AttentionConfig, PositiveInt, SSMConfig, parse_layers
+from hnet.model.config.part import PartSizes
 from hnet.model.config.pools import SelectConfig
 from hnet.model.config.registry import BoundaryField, PoolField, UnpoolField
 from hnet.model.config.unpools import EMAConfig
@@ -94,3 +95,16 @@ class StageConfig(Config):
         """SwiGLU hidden width h: `d_intermediate` (or int(8 d / 3)) rounded up to a multiple of 128."""
         width = self.d_intermediate or int(8 * self.d_model / 3)
         return -(-width // 128) * 128
+
+
+def part_sizes(stage: StageConfig, inside: StageConfig, norm_eps: float) -> PartSizes:
+    """What the parts of a stage know of it and of the stage inside."""
+    return PartSizes(
+        stage.d_model,
+        inside.d_model,
+        len(parse_layers(stage.decoder or "")),
+        stage.boundary.units_per_chunk,
+        stage.pool.positions,
+        stage.pool.chunk_width(stage.d_model, inside.d_model),
+        norm_eps,
+    )

@@ -32,11 +32,12 @@ class Assumptions:
 
 
 def expected_bytes_per_chunk(model: ModelConfig) -> tuple[float, ...]:
-    """Bytes per chunk after each chunking stage: the targets, as far as released models reached them."""
-    num = len(model.stages) - 1
-    reached = REACHED_OF_TARGET ** (1 / num) if num else 1.0
-    ratios = [max(1.0, stage.boundary.units_per_chunk * reached) for stage in model.stages[:-1]]
-    return tuple(math.prod(ratios[: index + 1]) for index in range(num))
+    """Bytes per chunk after each chunking stage: what its boundaries expect, and of learned ones the targets, as far as
+    released models reached them."""
+    boundaries = [stage.boundary for stage in model.stages[:-1]]
+    reached = REACHED_OF_TARGET ** (1 / max(1, sum(boundary.is_learned for boundary in boundaries)))
+    ratios = [max(1.0, kind.text_per_chunk * (reached if kind.is_learned else 1.0)) for kind in boundaries]
+    return tuple(math.prod(ratios[: index + 1]) for index in range(len(ratios)))
 
 
 def check_bytes_per_chunk(model: ModelConfig, values: tuple[float, ...]) -> tuple[float, ...]:

@@ -32,7 +32,7 @@ class Transfer:
 
 
 def transfers_per_step(model: ModelConfig, layout: Layout, num_micro_batches: int, num_units: int) -> list[Transfer]:
-    """What a GPU sends per step of `num_micro_batches` of `num_units` stage-0 units each on every rank.
+    """What a GPU sends per step of `num_micro_batches` of `num_units` units of text each on every rank.
 
     Counters, norms and statistics (a few hundred bytes) are left out. ZeRO-3 gathers the weights of linear layers and
     embeddings in bf16 where the run computes in it; the host holds and is sent fp32.
@@ -84,12 +84,15 @@ def _ring(kind: Kind, of: str, size: float, ranks: int, *, spread: bool = False)
 def _sequence(model: ModelConfig, layout: Layout, num_units: int) -> Transfer:
     """Attention of every stage trades its sequence shard of q, k, v and output for heads, forward and backward.
 
-    `num_units` of a whole group; inner stages have fewer units: those of the ratio targets.
+    `num_units` of a whole group; inner stages have as many units as boundaries are expected to make.
     """
     total, units = 0.0, float(num_units)
+    if len(model.stages) > 1:
+        boundary = model.stages[0].boundary
+        units *= boundary.units_per_chunk / boundary.text_per_chunk
     for stage in model.stages:
         total += 2 * 4 * sum(kind in "tT" for kind in stage.layers) * units * stage.d_model * FLOAT
-        units /= 1.0 if stage.is_innermost else stage.boundary.units_per_chunk
+        units *= 1.0 if stage.is_innermost else stage.pool.positions / stage.boundary.units_per_chunk
     group = layout.sequence_parallel
     return Transfer("all-to-all", "attention heads", total / group * (group - 1) / group, group)
 

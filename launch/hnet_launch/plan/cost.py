@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hnet.model.accounting import TRAINING_FLOPS, flops_per_byte
+from hnet.model.accounting import TRAINING_FLOPS, flops_per_byte, training_flops_per_byte
 from hnet.training.config import RunConfig
 from hnet.training.gpus import GPU
 from hnet_launch.cluster import ClusterConfig
@@ -41,8 +41,11 @@ def cost_of(
     """Documents are taken to fill their windows, which is the most that attention can cost."""
     training, ranks = config.training, cluster.world_size
     shares = [1.0, *(1 / ratio for ratio in assumptions.bytes_per_chunk)]
-    forward = flops_per_byte(config.model, shares, config.data.sequence_length)
-    flops = TRAINING_FLOPS * forward * training.global_batch_bytes
+    if len(shares) > 1:
+        shares[0] += shares[1] * len(config.model.stages[0].boundary.separator_ids)
+    context = config.data.sequence_length * shares[0]
+    forward = flops_per_byte(config.model, shares, context)
+    flops = training_flops_per_byte(config.model, shares, context) * training.global_batch_bytes
     computed = flops * (1 + 1 / TRAINING_FLOPS) if training.activation_checkpointing else flops
     computing = computed / (ranks * gpu.flops * assumptions.utilization)
     communicating = sum(seconds(transfer, cluster, gpu, assumptions.link_efficiency) for transfer in transfers)

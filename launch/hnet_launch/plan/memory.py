@@ -87,16 +87,22 @@ def _sizes_by_stage(model: ModelConfig) -> list[list[int]]:
 
 
 def units_at_ratio(model: ModelConfig, num_units: int, bytes_per_chunk: Sequence[float]) -> list[int]:
-    """Units of every stage for `num_units` bytes, with these bytes per chunk after each chunking stage."""
-    return [num_units, *(math.ceil(num_units / ratio) for ratio in bytes_per_chunk)]
+    """Units of the outermost stage, and chunks, for `num_units` bytes of text with these bytes per chunk."""
+    return _with_separators(model, num_units, [math.ceil(num_units / ratio) for ratio in bytes_per_chunk])
 
 
 def worst_units(model: ModelConfig, num_units: int) -> list[int]:
-    """Units of every stage if every unit opens a chunk, as far as `max_chunk_fraction` allows."""
-    units = [num_units]
+    """The same if every unit opens a chunk, as far as `max_chunk_fraction` allows."""
+    chunks, entered = [], num_units
     for stage in model.stages[:-1]:
-        units.append(math.ceil(units[-1] * (stage.boundary.chunk_bound or 1.0)))
-    return units
+        entered = math.ceil(entered * (stage.boundary.chunk_bound or 1.0))
+        chunks.append(entered)
+    return _with_separators(model, num_units, chunks)
+
+
+def _with_separators(model: ModelConfig, num_units: int, chunks: list[int]) -> list[int]:
+    separators = len(model.stages[0].boundary.separator_ids) * chunks[0] if chunks else 0
+    return [num_units + separators, *chunks]
 
 
 @dataclass(frozen=True, slots=True)

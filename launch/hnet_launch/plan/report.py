@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hnet.model.accounting import count_lookup_parameters
 from hnet_launch.plan.communication import seconds
 from hnet_launch.plan.memory import GPUMemory
 from hnet_launch.plan.planner import GIB, Plan
@@ -18,6 +19,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     recommended = plan.recommended
     return {
         "model_parameters": plan.parameters | {"total": sum(plan.parameters.values())},
+        "lookup_parameters": count_lookup_parameters(plan.config.model),
         "cluster": plan.cluster.model_dump(mode="json"),
         "gpu": asdict(plan.gpu),
         "engine": plan.layout.name,
@@ -70,6 +72,8 @@ def _parameters(plan: Plan) -> Table:
     total = sum(plan.parameters.values())
     for name, count in plan.parameters.items():
         table.add_row(name, f"{count / 1e6:,.2f}", f"{count / total:.1%}")
+    lookup = count_lookup_parameters(plan.config.model)
+    table.add_row("of these, looked up by rows", f"{lookup / 1e6:,.2f}", f"{lookup / total:.1%}", style="dim")
     return table
 
 
