@@ -35,6 +35,11 @@ class ChunkMap:
     def num_chunks(self) -> int:
         return self.offsets.shape[0] - 1
 
+    @property
+    def sees_own(self) -> bool:
+        """Every unit may use its own chunk."""
+        return self.visible is self.index
+
 
 def chunked(x: Packed, boundaries: Boundaries, skip: Skip) -> tuple[Tensor, ChunkMap, Tensor]:
     """First unit (M, D) of every chunk, which units they hold, and the path around them (T, D).

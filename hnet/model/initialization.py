@@ -8,6 +8,7 @@
 | router `q_proj`, `k_proj` | identity |
 | residual projection | weight 0, bias uniform +-1/sqrt(d) |
 | `width_pad` | 0 |
+| `start` of unpools: what units see before the first chunk | 0 |
 | linear layers of parts | as in stacks, biases 0 |
 | norms | 1 |
 | convolution | uniform +-1/sqrt(taps) |

@@ -198,7 +198,8 @@ class RunConfig(Config):
     def _sequence_parallel(self) -> "RunConfig":
         size = self.engine.sequence_parallel
         for index, stage in enumerate(self.model.stages[:-1] if size > 1 else ()):
-            if not stage.boundary.is_learned or stage.pool.reads_whole or stage.unpool.needs_position:
+            cut = stage.unpool.needs_position or stage.unpool.follows_runs
+            if not stage.boundary.is_learned or stage.pool.reads_whole or cut:
                 raise ValueError(
                     f"engine.sequence_parallel {size} cuts sequences inside chunks, and stages[{index}] with boundary "
                     f"{stage.boundary.type}, pool {stage.pool.type} and unpool {stage.unpool.type} needs them whole; "

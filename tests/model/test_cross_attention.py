@@ -36,7 +36,7 @@ def layout() -> tuple[Packed, ChunkMap]:
 
 
 def sizes(num_layers: int = 2, num_positions: int = 1) -> PartSizes:
-    return PartSizes(WIDTH, INNER, num_layers, 4.0, num_positions, INNER, 1e-5)
+    return PartSizes(WIDTH, INNER, num_layers, 4.0, num_positions, INNER, 1e-5, True)
 
 
 def boundaries(num_units: int) -> Boundaries:

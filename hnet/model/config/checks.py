@@ -23,6 +23,12 @@ def _problems(index: int, stage: StageConfig, stages: Sequence[StageConfig]) -> 
     yield from _encoder(stage)
     yield from _decoder(stage)
     yield from _timing(stage)
+    given = stage.pool.chunk_width(stage.d_model, stages[index + 1].d_model)
+    if stage.unpool.needs_stage_width and given != stage.d_model:
+        yield (
+            f"unpool {stage.unpool.type} takes chunks of the stage's d_model {stage.d_model}, and pool "
+            f"{stage.pool.type} gives {given} channels"
+        )
     if stage.pool.positions > 1 and not stages[index + 1].is_innermost:
         yield f"pool {stage.pool.type} gives {stage.pool.positions} units a chunk: only an innermost stage takes them"
     if stage.pool.positions > 1 and not stage.unpool.takes_positions:

@@ -46,6 +46,8 @@ class PartSizes:
     chunk_width: int
     """Channels of what the pool gives to the stage inside, which gives back as many."""
     norm_eps: float
+    reads_whole: bool = False
+    """Chunks come when they have ended: a document's first units have none."""
 
 
 class PartConfig(Config):
@@ -153,6 +155,10 @@ class UnpoolConfig(PartConfig):
     """Works only before a decoder that begins anew in each chunk."""
     takes_positions: ClassVar[bool] = False
     """Takes several vectors of a chunk."""
+    needs_stage_width: ClassVar[bool] = False
+    """Takes chunks of as many channels as the stage's units have."""
+    follows_runs: ClassVar[bool] = False
+    """Reads since when a unit's chunk is visible, which a process with a piece of the chunk does not know."""
 
 
 class EmbeddingConfig(PartConfig):

@@ -13,8 +13,8 @@ from hnet.model.config.boundaries import FixedConfig, RouterConfig, SpaceLikeCon
 from hnet.model.config.cross_attention import CrossAttentionPoolConfig, CrossAttentionUnpoolConfig
 from hnet.model.config.embeddings import TableConfig
 from hnet.model.config.part import BoundaryConfig, EmbeddingConfig, PartConfig, PoolConfig, UnpoolConfig
-from hnet.model.config.pools import SelectConfig
-from hnet.model.config.unpools import EMAConfig
+from hnet.model.config.pools import MaxConfig, MeanConfig, SelectConfig
+from hnet.model.config.unpools import EMAConfig, OffsetLinearConfig, RepeatConfig, ScatterConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,15 @@ BOUNDARIES = {
 }
 POOLS = {
     "select": Part(SelectConfig, "hnet.model.pools.select:SelectPool"),
+    "mean": Part(MeanConfig, "hnet.model.pools.reduce:ReducePool"),
+    "max": Part(MaxConfig, "hnet.model.pools.reduce:ReducePool"),
     "cross_attention": Part(CrossAttentionPoolConfig, "hnet.model.pools.cross_attention:CrossAttentionPool"),
 }
 UNPOOLS = {
     "ema": Part(EMAConfig, "hnet.model.unpools.ema:EMAUnpool"),
+    "repeat": Part(RepeatConfig, "hnet.model.unpools.repeat:RepeatUnpool"),
+    "scatter": Part(ScatterConfig, "hnet.model.unpools.scatter:ScatterUnpool"),
+    "offset_linear": Part(OffsetLinearConfig, "hnet.model.unpools.offset_linear:OffsetLinearUnpool"),
     "cross_attention": Part(CrossAttentionUnpoolConfig, "hnet.model.unpools.cross_attention:CrossAttentionUnpool"),
 }
 EMBEDDINGS = {

@@ -55,7 +55,9 @@ class EMAUnpool(nn.Module):
 
     def step_chunk(self, chunks: Tensor, prob: Tensor, cache: StateCache, rows: Tensor) -> None:
         """Take up new chunk states (R, 1, D) of `rows`, whose boundaries have probability `prob` (R,)."""
-        weight, new = prob.clamp(MIN_PROB, 1 - MIN_PROB)[:, None], at_least_float32(chunks[:, 0])
+        new = at_least_float32(chunks[:, 0])
+        # Clamped in the precision of the states, as over a whole pack.
+        weight = prob.to(new.dtype).clamp(MIN_PROB, 1 - MIN_PROB)[:, None]
         cache.write("state", weight * new + (1 - weight) * cache.read("state", rows, torch.zeros_like(new)), rows)
 
     def step(
