@@ -16,7 +16,6 @@ from hnet.errors import UserError
 if TYPE_CHECKING:
     from hnet.data.tokenizer import Tokenizer
 
-BYTES = 256
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -290,11 +289,12 @@ def _data_prepare(arguments: argparse.Namespace) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
+    from hnet.data.tokenizer import is_of_bytes
     from hnet.inference.generation import stream
     from hnet.model.loading import load
 
     model = load(arguments.checkpoint)
-    tokenizer = None if model.config.vocab_size == BYTES else _saved_tokenizer(arguments.checkpoint)
+    tokenizer = None if is_of_bytes(model.config.vocab_size) else _saved_tokenizer(arguments.checkpoint)
     # The bytes that were typed, also where they are not UTF-8.
     prompt = os.fsencode(arguments.prompt)
     pieces = stream(

@@ -119,12 +119,17 @@ def load_tokenizer(name: str) -> ByteTokenizer | FileTokenizer:
     return ByteTokenizer() if name == "bytes" else FileTokenizer(name)
 
 
+def is_of_bytes(vocab_size: int) -> bool:
+    """Whether a model of this vocabulary reads bytes: 256 symbols, or the 260 of BLT, whose last four no text has."""
+    return vocab_size in (ByteTokenizer.vocab_size, 260)
+
+
 def check_vocab_size(tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raises ConfigError if the model's vocabulary has no row for some id of the tokenizer, or is none of bytes."""
-    if isinstance(tokenizer, ByteTokenizer) and vocab_size != tokenizer.vocab_size:
+    if isinstance(tokenizer, ByteTokenizer) and not is_of_bytes(vocab_size):
         raise ConfigError(
             f"model.vocab_size is {vocab_size}, but data.tokenizer is `bytes`, which has {tokenizer.vocab_size} ids; "
-            "set data.tokenizer to the model's `tokenizers` JSON file, or model.vocab_size to 256"
+            "set data.tokenizer to the model's `tokenizers` JSON file, or model.vocab_size to 256 (260 for BLT)"
         )
     if vocab_size < tokenizer.vocab_size:
         raise ConfigError(

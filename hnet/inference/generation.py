@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnet.data.tokenizer import ByteTokenizer, Tokenizer
+from hnet.data.tokenizer import ByteTokenizer, Tokenizer, is_of_bytes
 from hnet.errors import ConfigError
 from hnet.inference.sampling import Sampler
 from hnet.segmentation.layout import LaidOut
@@ -76,27 +76,46 @@ def stream(
         )
     tokenizer = tokenizer or ByteTokenizer()
     if model.config.vocab_size < tokenizer.vocab_size or (
-        isinstance(tokenizer, ByteTokenizer) and model.config.vocab_size != tokenizer.vocab_size
+        isinstance(tokenizer, ByteTokenizer) and not is_of_bytes(model.config.vocab_size)
     ):
         raise ConfigError(
             f"the model has a vocabulary of {model.config.vocab_size}, the tokenizer one of {tokenizer.vocab_size}: "
             "give the tokenizer that the model was trained with"
         )
     sampler = Sampler(temperature=temperature, top_p=top_p, seed=seed)
-    ids = stream_ids(model, tokenizer.encode(prompt, bos=True), sampler, bos=tokenizer.bos, eos=tokenizer.eos)
+    ids = stream_ids(
+        model,
+        tokenizer.encode(prompt, bos=True),
+        sampler,
+        bos=tokenizer.bos,
+        eos=tokenizer.eos,
+        num_ids=tokenizer.vocab_size,
+    )
     if isinstance(tokenizer, ByteTokenizer):
         return _stream_bytes(ids, max_bytes)
     return _stream_tokens(ids, tokenizer, max_bytes)
 
 
-def stream_ids(model: "LanguageModel", prompt: Sequence[int], sampler: Sampler, *, bos: int, eos: int) -> Iterator[int]:
+def stream_ids(
+    model: "LanguageModel",
+    prompt: Sequence[int],
+    sampler: Sampler,
+    *,
+    bos: int,
+    eos: int,
+    num_ids: int | None = None,
+) -> Iterator[int]:
     """Ids after `prompt` (which begins with BOS), without end unless the model gives EOS, which is left out.
 
     The prompt runs through the model once; each further id costs one cached step. So does each separator of chunks,
-    which the model chooses or its layout dictates; these are left out too. Raises DataError if the prompt holds one.
+    which the model chooses or its layout dictates; these are left out too. Ids from `num_ids` on are never
+    chosen. Raises DataError if the prompt holds a separator.
     """
     laid_out = model.layout().lay_out(np.array(prompt, dtype=np.int64))
-    return _continued(model, laid_out, sampler, [] if bos == eos else [bos], eos)
+    never = [] if bos == eos else [bos]
+    if num_ids is not None:
+        never += range(num_ids, model.config.vocab_size)
+    return _continued(model, laid_out, sampler, never, eos)
 
 
 def _continued(

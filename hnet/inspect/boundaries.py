@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hnet.data.tokenizer import is_of_bytes
 from hnet.errors import ConfigError, DataError
 from hnet.segmentation.rule import BOS
 
@@ -74,7 +75,7 @@ def collect_boundaries(model: "LanguageModel", data: bytes, *, window_bytes: int
         raise DataError("the text to inspect is empty: give at least one byte")
     if len(model.config.stages) < 2:
         raise ConfigError("the model has one stage and makes no chunks: inspect a model with at least two stages")
-    if model.config.vocab_size != 256:
+    if not is_of_bytes(model.config.vocab_size):
         raise ConfigError(f"the model reads {model.config.vocab_size} tokens: only byte models can be inspected")
     stages: list[_Decisions] = [_Decisions() for _ in model.config.stages[:-1]]
     start = 0

@@ -44,6 +44,7 @@ def consolidate(checkpoint: Path, output: Path, *, max_shard_bytes: int) -> list
         names = [name for name, _ in model.named_parameters()]
         files = _write(saved, names, draft, max_shard_bytes)
         shutil.copyfile(folder / CONFIG, draft / CONFIG)
+        model.config.keep(draft)
         draft.rename(output)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)

@@ -82,7 +82,7 @@ def saved_model_config(folder: Path) -> ModelConfig:
     if not isinstance(mapping, dict):
         raise CheckpointError(f"{file} does not hold a configuration")
     try:
-        return load_config(ModelConfig, mapping.get("model", mapping))
+        return load_config(ModelConfig, mapping.get("model", mapping)).kept_in(folder)
     except ConfigError as error:
         raise CheckpointError(f"{file} holds no usable model: {error}") from error
 

@@ -134,7 +134,7 @@ class CheckpointWriter:
 
     def _publish(self, pending: _Pending, parts: list[_Part]) -> None:
         draft = self._folder.draft(pending.step)
-        small = [CONFIG, STATE, RANDOM]
+        small = [CONFIG, STATE, RANDOM, *self._config.model.keep(draft)]
         save_config(self._config, draft / CONFIG)
         (draft / STATE).write_text(json.dumps(pending.counters))
         random = {f"rank{rank}/{key}": value for rank, part in enumerate(parts) for key, value in part.random.items()}

@@ -14,6 +14,8 @@ from hnet.model.config.registry import EmbeddingField
 from hnet.model.config.stage import StageConfig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hnet.segmentation.layout import Layout
 
 
@@ -69,3 +71,12 @@ class ModelConfig(Config):
             return PLAIN
         boundary = outermost.boundary
         return Layout(boundary.rule(), boundary.separator_ids, boundary.predicts_separator)
+
+    def keep(self, folder: Path) -> list[str]:
+        """Write what the boundaries read besides this configuration into a checkpoint's `folder`; returns the files."""
+        return [name for stage in self.stages if not stage.is_innermost for name in stage.boundary.keep(folder)]
+
+    def kept_in(self, folder: Path) -> ModelConfig:
+        """The same model, its boundaries reading what a checkpoint keeps in its `folder`."""
+        stages = tuple(stage.model_copy(update={"boundary": stage.boundary.kept_in(folder)}) for stage in self.stages)
+        return self.model_copy(update={"stages": stages})

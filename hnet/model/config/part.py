@@ -7,11 +7,13 @@ A new part is a subclass of one of these, a module that is built from it, and on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from hnet.config.base import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hnet.segmentation.rule import Rule
 
 
@@ -124,6 +126,14 @@ class BoundaryConfig(PartConfig):
     def predicts_separator(self) -> bool:
         """Whether the first separator is a target: the model then says itself where a chunk ends."""
         return True
+
+    def keep(self, folder: Path) -> list[str]:
+        """Write what the rule reads besides the configuration into a checkpoint's `folder`; returns the new files."""
+        return []
+
+    def kept_in(self, folder: Path) -> Self:
+        """The same, reading what a checkpoint keeps in its `folder`."""
+        return self
 
 
 class PoolConfig(PartConfig):

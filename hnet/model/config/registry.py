@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, SerializeAsAny
 from hnet.config.base import Allowed, Variants
 from hnet.model.config.boundaries import FixedConfig, RouterConfig, SpaceLikeConfig, WordsConfig
 from hnet.model.config.cross_attention import CrossAttentionPoolConfig, CrossAttentionUnpoolConfig
-from hnet.model.config.embeddings import TableConfig
+from hnet.model.config.embeddings import HashNgramConfig, TableConfig
+from hnet.model.config.entropy import EntropyConfig
 from hnet.model.config.part import BoundaryConfig, EmbeddingConfig, PartConfig, PoolConfig, UnpoolConfig
 from hnet.model.config.pools import MaxConfig, MeanConfig, SelectConfig
 from hnet.model.config.unpools import EMAConfig, OffsetLinearConfig, RepeatConfig, ScatterConfig
@@ -29,6 +30,7 @@ BOUNDARIES = {
     "router": Part(RouterConfig, "hnet.model.boundaries.router:Router"),
     "fixed": Part(FixedConfig, "hnet.model.boundaries.fixed:Fixed"),
     "space_like": Part(SpaceLikeConfig, "hnet.model.boundaries.given:Given"),
+    "entropy": Part(EntropyConfig, "hnet.model.boundaries.given:Given"),
     "words": Part(WordsConfig, "hnet.model.boundaries.given:Given"),
 }
 POOLS = {
@@ -46,6 +48,7 @@ UNPOOLS = {
 }
 EMBEDDINGS = {
     "table": Part(TableConfig, "hnet.model.embeddings.table:NothingAdded"),
+    "hash_ngram": Part(HashNgramConfig, "hnet.model.embeddings.hash_ngram:HashNgrams"),
 }
 
 
