@@ -71,8 +71,8 @@ def stream(
     """The continuation of one prompt as it is made, in pieces of whole characters. Settings as in `generate`."""
     if not model.config.is_causal:
         raise ConfigError(
-            "the model cannot continue a text: its units see later ones (a stage has the mask `bidirectional`); "
-            "generate with a model whose masks are causal"
+            f"the model cannot continue a text: its objective is {model.config.objective.type}, and it may see later "
+            "units (mask `bidirectional`); generate with a model of the objective next_unit"
         )
     tokenizer = tokenizer or ByteTokenizer()
     if model.config.vocab_size < tokenizer.vocab_size or (

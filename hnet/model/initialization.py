@@ -55,8 +55,8 @@ def initialize(model: "LanguageModel", seed: int | None = None, *, whole: Whole 
         return
     fill = Filler(whole)
     fill(model.embedding.weight, nn.init.normal_, std=1.0)
-    if model.head.weight is not model.embedding.weight:
-        fill(model.head.weight, nn.init.normal_, std=STD)
+    if not model.config.tie_embeddings:
+        _initialize_part(model.head, 1, fill)
     _initialize_part(model.embedding_addition, 1, fill)
     _initialize_stage(model.stage, 0, fill)
     missing = [name for name, parameter in model.named_parameters() if parameter not in fill.done]
@@ -123,7 +123,7 @@ def _initialize_part(part: nn.Module, residuals: int, fill: Filler) -> None:
     for name, module in part.named_modules():
         if isinstance(module, nn.Linear):
             closes_residual = name.endswith(("out_proj", "fc2"))
-            fill(module.weight, nn.init.normal_, std=STD / math.sqrt(residuals) if closes_residual else STD)
+            fill(module.weight, nn.init.normal_, std=STD / math.sqrt(max(1, residuals)) if closes_residual else STD)
             if module.bias is not None:
                 fill(module.bias, nn.init.zeros_)
         elif isinstance(module, RMSNorm):

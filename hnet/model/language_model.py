@@ -12,7 +12,7 @@ from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.boundaries.router import Router
 from hnet.model.cache import ModelCache, StateCache
 from hnet.model.config import ModelConfig, StageConfig
-from hnet.model.config.registry import EMBEDDINGS, module_class
+from hnet.model.config.registry import EMBEDDINGS, OBJECTIVES, module_class
 from hnet.model.initialization import initialize
 from hnet.model.losses import IGNORE, boundary_loss, cross_entropy_sum
 from hnet.model.packed import Packed, next_in_document, pack_padded
@@ -20,12 +20,16 @@ from hnet.model.sharding import Shard
 from hnet.model.stack import Stack
 from hnet.model.stage import Stage, StageOutput
 from hnet.segmentation.layout import Layout
+from hnet_kernels import segment_reduce
 
 
 # Without slots: ZeRO-3 looks into what a module returns through its __dict__.
 @dataclass(frozen=True)
 class ModelOutput:
-    """Logits (T, V), or (B, L, V) for padded input, and one `StageOutput` per chunking stage, outermost first."""
+    """Logits (T, V), or (B, L, V) for padded input, and one `StageOutput` per chunking stage, outermost first.
+
+    Of another objective than next_unit: (N, k, V) of N words, or (B, labels).
+    """
 
     logits: Tensor
     stages: list[StageOutput]
@@ -66,10 +70,12 @@ class LanguageModel(nn.Module):
         added = module_class(EMBEDDINGS, config.embedding)
         self.embedding_addition: nn.Module = added(width, config.embedding, device=device)
         self.stage = Stage(config.stages, width, config.norm_eps, device=device)
-        self.head = nn.Linear(width, config.vocab_size, bias=False, device=device)
+        self.head: nn.Module = module_class(OBJECTIVES, config.objective)(
+            config.head_sizes, config.objective, device=device
+        )
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
-        if self.head.weight.device.type != "meta":
+        if self.embedding.weight.device.type != "meta":
             initialize(self)
         if dtype is not None:
             self.cast(dtype)
@@ -90,6 +96,7 @@ class LanguageModel(nn.Module):
         max_seqlen: int | None = None,
         shard: Shard | None = None,
         marks: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> ModelOutput:
         """Packed: ids (T,) int64 and cu_seqlens (B + 1,) int32. Padded: ids (B, L) and a 0/1 mask (B, L).
 
@@ -98,17 +105,25 @@ class LanguageModel(nn.Module):
         comes back; every process that holds a piece must call.
         `marks` (T,) uint8, or (B, L), is where chunks begin by `layout`, for boundaries that are known from the text;
         where they are needed and not given, the host works them out.
-        Padded input is packed first, so padding changes nothing; its logits are zero at padding.
+        `targets` (N,) int64: the words, in the order of the pack, whose logits are wanted; None: of all.
+        Padded input is packed first, so padding changes nothing; logits of units are zero at padding.
         Raises ValueError for ids of another shape, or cu_seqlens that do not cover them.
         """
         if input_ids.dim() == 2 and cu_seqlens is None:
             packed, cu_seqlens, index = pack_padded(input_ids, attention_mask)
-            output = self.forward(packed, cu_seqlens, marks=None if marks is None else marks.flatten()[index])
+            marks = None if marks is None else marks.flatten()[index]
+            output = self.forward(packed, cu_seqlens, marks=marks, targets=targets)
+            if not self.config.objective.predicts_next:
+                return output
             logits = output.logits.new_zeros(input_ids.numel(), self.config.vocab_size)
             logits = logits.index_copy(0, index, output.logits)
             return ModelOutput(logits.view(*input_ids.shape, -1), output.stages)
         cu_seqlens = self._checked(input_ids, cu_seqlens)
         hidden, stages = self.stage(self._embedded(input_ids, cu_seqlens, marks, max_seqlen, shard), len(input_ids))
+        if targets is not None:
+            hidden = hidden[targets]
+        if (pool := self.config.objective.document_pool) is not None:
+            hidden = segment_reduce(hidden, self._documents(cu_seqlens, stages), pool)
         return ModelOutput(self.head(hidden), stages)
 
     def loss(
@@ -117,14 +132,20 @@ class LanguageModel(nn.Module):
         cu_seqlens: Tensor | None = None,
         labels: Tensor | None = None,
         marks: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Losses:
-        """Next-unit cross-entropy and ratio losses of one pack. Default labels stay within each document."""
+        """Cross-entropy and ratio losses of one pack. Labels have the shape of the logits but for the last axis.
+
+        By default they are the next units, within each document. Raises ValueError if another objective's are missing.
+        """
         cu_seqlens = self._checked(input_ids, cu_seqlens)
+        if labels is None and not self.config.objective.predicts_next:
+            raise ValueError(f"objective {self.config.objective.type}: the text alone has no labels; give them")
         if labels is None:
             labels = next_in_document(input_ids, cu_seqlens, IGNORE)
-        output = self.forward(input_ids, cu_seqlens, marks=marks)
+        output = self.forward(input_ids, cu_seqlens, marks=marks, targets=targets)
         count = (labels != IGNORE).sum().clamp(min=1)
-        cross_entropy = cross_entropy_sum(output.logits, labels, IGNORE) / count
+        cross_entropy = cross_entropy_sum(output.logits.flatten(0, -2), labels.flatten(), IGNORE) / count
         total, boundary = cross_entropy, []
         for stage, config in zip(output.stages, self.chunking_stages, strict=True):
             units = stage.boundary_prob.numel()
@@ -204,6 +225,13 @@ class LanguageModel(nn.Module):
             marks = self._marks(ids, cu_seqlens)
         pack = Packed(self.embedding(ids), cu_seqlens, max_seqlen, shard, marks)
         return replace(pack, values=self.embedding_addition(pack, ids, cache))
+
+    def _documents(self, cu_seqlens: Tensor, stages: Sequence[StageOutput]) -> Tensor:
+        """(B + 1,) int32: documents over what the outermost stage gives, its units or its chunks."""
+        if not self.config.gives_chunks:
+            return cu_seqlens
+        chunks_before = torch.nn.functional.pad(stages[0].boundary_mask.cumsum(0), (1, 0))
+        return chunks_before[cu_seqlens.long()].int()
 
     def _marks(self, ids: Tensor, cu_seqlens: Tensor) -> Tensor:
         """(T,) uint8 of units that are laid out already."""

@@ -84,7 +84,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Packed, num_bytes: int, cache: StageCache | None = None) -> tuple[Tensor, list[StageOutput]]:
         """(T_s, outer width) -> (T_s, outer width), and the outputs of this stage and those inside it."""
-        outer_width, config = x.values.shape[-1], self.config
+        outer_width, config = None if self.width_pad is None else x.values.shape[-1], self.config
         x = replace(x, values=self._widened(x.values))
         if config.is_innermost:
             values = self.main(x, cache.main if cache else None)

@@ -2,27 +2,34 @@
 
 from collections.abc import Iterator, Sequence
 
+from hnet.model.config.objectives import ObjectiveConfig
 from hnet.model.config.stage import StageConfig
 
 
-def check_stages(stages: Sequence[StageConfig]) -> None:
+def check_stages(stages: Sequence[StageConfig], objective: ObjectiveConfig) -> None:
     """Raises ValueError that names the stage, the parts and the reason."""
     for index, stage in enumerate(stages):
-        for problem in _problems(index, stage, stages):
+        for problem in _problems(index, stage, stages, objective.predicts_next):
             raise ValueError(f"stages[{index}]: {problem}")
+    for problem in _targets(stages[0], objective):
+        raise ValueError(f"objective {objective.type}: {problem}")
 
 
-def _problems(index: int, stage: StageConfig, stages: Sequence[StageConfig]) -> Iterator[str]:
-    for stack in ("encoder", "main", "decoder"):
+def _problems(index: int, stage: StageConfig, stages: Sequence[StageConfig], predicts_next: bool) -> Iterator[str]:
+    """`predicts_next`: nothing may see later units; else that is free."""
+    for stack in ("encoder", "main", "decoder") if predicts_next else ():
         if getattr(stage, f"{stack}_mask") == "bidirectional":
             yield f"{stack}_mask: bidirectional shows later units, and the model is to predict the next one"
     if stage.is_innermost:
         return
     if (stage.boundary.reads_marks or stage.boundary.separator_ids) and index:
         yield f"boundary {stage.boundary.type} reads text, which the outermost stage alone has"
-    yield from _encoder(stage)
-    yield from _decoder(stage)
-    yield from _timing(stage)
+    yield from _no_unpool(index, stage)
+    yield from _scope(stage)
+    if predicts_next:
+        yield from _encoder(stage)
+        yield from _decoder(stage)
+        yield from _timing(stage)
     given = stage.pool.chunk_width(stage.d_model, stages[index + 1].d_model)
     if stage.unpool.needs_stage_width and given != stage.d_model:
         yield (
@@ -35,12 +42,43 @@ def _problems(index: int, stage: StageConfig, stages: Sequence[StageConfig]) -> 
         yield f"unpool {stage.unpool.type} takes one vector a chunk, and pool {stage.pool.type} gives several"
 
 
+def _targets(outermost: StageConfig, objective: ObjectiveConfig) -> Iterator[str]:
+    """What the objective needs of the outermost stage's outputs."""
+    gives_chunks = not outermost.is_innermost and outermost.unpool.gives_chunks
+    if objective.predicts_next and gives_chunks:
+        yield f"unpool {outermost.unpool.type} gives chunks, and the targets are units; give another objective"
+    if objective.of_chunks and not gives_chunks:
+        yield "the targets are words, and the outermost stage gives units; give it unpool none"
+    boundary = outermost.boundary
+    if objective.of_chunks and gives_chunks and (not boundary.reads_marks or boundary.separator_ids):
+        yield (
+            f"the loader hides whole words, and boundary {boundary.type} is not known from the text alone, without "
+            "separators; give boundary words or space_like"
+        )
+
+
+def _no_unpool(index: int, stage: StageConfig) -> Iterator[str]:
+    if not stage.unpool.gives_chunks:
+        return
+    if index:
+        yield f"unpool {stage.unpool.type} gives chunks where the stage outside needs units: only the outermost may"
+    if stage.decoder or "decoder" in stage.final_norms or stage.residual != "identity":
+        yield (
+            f"unpool {stage.unpool.type} leaves no units to decode; give decoder an empty string, residual: identity, "
+            "and final_norms without decoder"
+        )
+
+
+def _scope(stage: StageConfig) -> Iterator[str]:
+    mask, boundary = stage.encoder_mask, stage.boundary
+    if mask.startswith("chunk") and boundary.reads_encoder:
+        yield f"encoder_mask {mask} needs chunks before the encoder, and boundary {boundary.type} decides after it"
+
+
 def _encoder(stage: StageConfig) -> Iterator[str]:
     mask, boundary = stage.encoder_mask, stage.boundary
     if not mask.startswith("chunk"):
         return
-    if boundary.reads_encoder:
-        yield f"encoder_mask {mask} needs chunks before the encoder, and boundary {boundary.type} decides after it"
     if mask == "chunk_causal" and boundary.look_ahead > 0:
         yield (
             f"encoder_mask {mask} begins anew at a chunk's first unit, and boundary {boundary.type} is known up to "

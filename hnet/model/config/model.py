@@ -10,7 +10,8 @@ from hnet.config.base import Config
 from hnet.model.config.checks import check_stages
 from hnet.model.config.embeddings import TableConfig
 from hnet.model.config.layers import PositiveInt
-from hnet.model.config.registry import EmbeddingField
+from hnet.model.config.objectives import HeadSizes, NextUnitConfig
+from hnet.model.config.registry import EmbeddingField, ObjectiveField
 from hnet.model.config.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class ModelConfig(Config):
     """Outermost first. One stage with `main` alone is a flat model."""
     embedding: EmbeddingField = TableConfig()
     """What is added to the table of units."""
+    objective: ObjectiveField = NextUnitConfig()
+    """What the model is to say: the next unit, masked words, or the label of a document."""
     tie_embeddings: bool = False
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
 
@@ -45,17 +48,32 @@ class ModelConfig(Config):
                     f"stages[{index}].d_model {stage.d_model} is smaller than the stage outside it, "
                     f"{self.stages[index - 1].d_model}: widths may not shrink inwards"
                 )
-        check_stages(self.stages)
+        check_stages(self.stages, self.objective)
+        if self.tie_embeddings and not self.objective.predicts_next:
+            raise ValueError(f"tie_embeddings: objective {self.objective.type} has no head over units; leave it out")
         return self
 
     @property
     def is_causal(self) -> bool:
-        """No output depends on later units: the model can continue a text."""
-        return all(
+        """No output depends on later units, and it is the next one: the model can continue a text."""
+        return self.objective.predicts_next and all(
             mask != "bidirectional"
             for stage in self.stages
             for mask in (stage.encoder_mask, stage.main_mask, stage.decoder_mask)
         )
+
+    @property
+    def gives_chunks(self) -> bool:
+        """The outermost stage gives its chunks, and the head reads these."""
+        return not self.stages[0].is_innermost and self.stages[0].unpool.gives_chunks
+
+    @property
+    def head_sizes(self) -> HeadSizes:
+        """What the head of `objective` knows."""
+        width = self.stages[0].d_model
+        if self.gives_chunks:
+            width = self.stages[0].pool.chunk_width(width, self.stages[1].d_model)
+        return HeadSizes(width, self.vocab_size, self.norm_eps)
 
     @property
     def needs_marks(self) -> bool:

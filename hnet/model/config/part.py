@@ -169,6 +169,8 @@ class UnpoolConfig(PartConfig):
     """Takes chunks of as many channels as the stage's units have."""
     follows_runs: ClassVar[bool] = False
     """Reads since when a unit's chunk is visible, which a process with a piece of the chunk does not know."""
+    gives_chunks: ClassVar[bool] = False
+    """Gives chunks, not units: nothing is predicted of units."""
 
 
 class EmbeddingConfig(PartConfig):

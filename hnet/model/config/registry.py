@@ -13,14 +13,15 @@ from hnet.model.config.boundaries import FixedConfig, RouterConfig, SpaceLikeCon
 from hnet.model.config.cross_attention import CrossAttentionPoolConfig, CrossAttentionUnpoolConfig
 from hnet.model.config.embeddings import HashNgramConfig, TableConfig
 from hnet.model.config.entropy import EntropyConfig
+from hnet.model.config.objectives import ClassificationConfig, MaskedWordsConfig, NextUnitConfig, ObjectiveConfig
 from hnet.model.config.part import BoundaryConfig, EmbeddingConfig, PartConfig, PoolConfig, UnpoolConfig
 from hnet.model.config.pools import MaxConfig, MeanConfig, SelectConfig
-from hnet.model.config.unpools import EMAConfig, OffsetLinearConfig, RepeatConfig, ScatterConfig
+from hnet.model.config.unpools import EMAConfig, NoneConfig, OffsetLinearConfig, RepeatConfig, ScatterConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A configuration, and the class that is built from it: `"package.module:Class"`."""
+    """A configuration, and the class that is built from it, or a function that builds it: `"package.module:Class"`."""
 
     config: type[PartConfig]
     module: str
@@ -45,10 +46,16 @@ UNPOOLS = {
     "scatter": Part(ScatterConfig, "hnet.model.unpools.scatter:ScatterUnpool"),
     "offset_linear": Part(OffsetLinearConfig, "hnet.model.unpools.offset_linear:OffsetLinearUnpool"),
     "cross_attention": Part(CrossAttentionUnpoolConfig, "hnet.model.unpools.cross_attention:CrossAttentionUnpool"),
+    "none": Part(NoneConfig, "hnet.model.unpools.none:NoUnpool"),
 }
 EMBEDDINGS = {
     "table": Part(TableConfig, "hnet.model.embeddings.table:NothingAdded"),
     "hash_ngram": Part(HashNgramConfig, "hnet.model.embeddings.hash_ngram:HashNgrams"),
+}
+OBJECTIVES = {
+    "next_unit": Part(NextUnitConfig, "hnet.model.heads.linear:unit_head"),
+    "masked_words": Part(MaskedWordsConfig, "hnet.model.heads.masked_words:MaskedWordsHead"),
+    "classification": Part(ClassificationConfig, "hnet.model.heads.linear:label_head"),
 }
 
 
@@ -87,3 +94,4 @@ BoundaryField = Annotated[SerializeAsAny[BoundaryConfig], *_field(BOUNDARIES, "r
 PoolField = Annotated[SerializeAsAny[PoolConfig], *_field(POOLS, "select")]
 UnpoolField = Annotated[SerializeAsAny[UnpoolConfig], *_field(UNPOOLS, "ema")]
 EmbeddingField = Annotated[SerializeAsAny[EmbeddingConfig], *_field(EMBEDDINGS, "table")]
+ObjectiveField = Annotated[SerializeAsAny[ObjectiveConfig], *_field(OBJECTIVES, "next_unit")]

@@ -16,6 +16,14 @@ class EMAConfig(UnpoolConfig):
     type: Literal["ema"] = "ema"
 
 
+class NoneConfig(UnpoolConfig):
+    """The outermost stage gives its chunks themselves (Byte2Word, arXiv 2211.12677)."""
+
+    gives_chunks: ClassVar[bool] = True
+
+    type: Literal["none"] = "none"
+
+
 class NarrowingConfig(UnpoolConfig):
     """Chunks come back to the width of the stage's units before they are added to them."""
 
