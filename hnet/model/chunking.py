@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.packed import Packed
@@ -94,6 +95,19 @@ def offsets_of(boundaries: Boundaries) -> Tensor:
     mask = boundaries.mask
     end = torch.full((1,), mask.shape[0], dtype=torch.int32, device=mask.device)
     return torch.cat([mask.nonzero().squeeze(1).int(), end])
+
+
+def leading_units(offsets: Tensor, count: int, num_units: int, skip: int = 0) -> Tensor:
+    """(M, count) int64: units `skip` to `skip + count - 1` of every chunk, and `num_units`, that of all of them, where
+    a chunk is shorter."""
+    places = offsets[:-1, None].long() + skip + torch.arange(count, device=offsets.device)
+    return places.where(places < offsets[1:, None], num_units)
+
+
+def read_leading(values: Tensor, offsets: Tensor, count: int, skip: int = 0) -> Tensor:
+    """Of units (T, D) those of `leading_units`: (M, count, D), zeros where a chunk is shorter."""
+    places = leading_units(offsets, count, len(values), skip)
+    return F.pad(values, (0, 0, 0, 1)).index_select(0, places.flatten()).view(*places.shape, -1)
 
 
 def _dealt(x: Packed, boundaries: Boundaries, skip: Skip, shard: Shard) -> tuple[Tensor, ChunkMap, Tensor]:

@@ -67,6 +67,8 @@ class RouterConfig(BoundaryConfig):
 class FixedConfig(BoundaryConfig):
     """Every `stride` units (MEGABYTE, arXiv 2305.07185)."""
 
+    chunks_are_equal: ClassVar[bool] = True
+
     type: Literal["fixed"] = "fixed"
     stride: Annotated[int, Field(ge=1)] = 6
     """Units of a chunk, without separators."""

@@ -36,6 +36,7 @@ def _problems(index: int, stage: StageConfig, stages: Sequence[StageConfig], pre
             f"unpool {stage.unpool.type} takes chunks of the stage's d_model {stage.d_model}, and pool "
             f"{stage.pool.type} gives {given} channels"
         )
+    yield from _sizes(stage)
     if stage.pool.positions > 1 and not stages[index + 1].is_innermost:
         yield f"pool {stage.pool.type} gives {stage.pool.positions} units a chunk: only an innermost stage takes them"
     if stage.pool.positions > 1 and not stage.unpool.takes_positions:
@@ -126,3 +127,15 @@ def _timing(stage: StageConfig) -> Iterator[str]:
             yield f"{late}, and pool {pool.type} gives a chunk's vector at its first; take a pool of the whole chunk"
         if unpool.needs_position:
             yield f"{late}, and unpool {unpool.type} reads how far into its chunk a unit is"
+
+
+def _sizes(stage: StageConfig) -> Iterator[str]:
+    boundary = stage.boundary
+    for name, part in (("pool", stage.pool), ("unpool", stage.unpool)):
+        if part.needs_equal_chunks and not boundary.chunks_are_equal:
+            yield f"{name} {part.type} needs chunks of a fixed number of units, and boundary {boundary.type} has none"
+    if stage.unpool.replaces_separators and len(boundary.separator_ids) < stage.pool.positions:
+        yield (
+            f"unpool {stage.unpool.type} puts the {stage.pool.positions} vectors of a chunk in the places of as many "
+            f"separators, and boundary {boundary.type} has {len(boundary.separator_ids)}; set boundary.separators"
+        )

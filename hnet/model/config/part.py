@@ -50,6 +50,8 @@ class PartSizes:
     norm_eps: float
     reads_whole: bool = False
     """Chunks come when they have ended: a document's first units have none."""
+    num_separators: int = 0
+    """Units that are put in front of every chunk, and count among its units."""
 
 
 class PartConfig(Config):
@@ -76,6 +78,9 @@ class BoundaryConfig(PartConfig):
     """Decides by the encoder's states; otherwise before the encoder runs."""
     reads_marks: ClassVar[bool] = False
     """Is known from the text: comes with the units, from the `rule`. Only the outermost stage has text."""
+
+    chunks_are_equal: ClassVar[bool] = False
+    """Every chunk but a document's last has `units_per_chunk` units."""
 
     @property
     def look_ahead(self) -> int:
@@ -139,6 +144,9 @@ class BoundaryConfig(PartConfig):
 class PoolConfig(PartConfig):
     """From the units of a chunk to what represents it in the stage inside."""
 
+    needs_equal_chunks: ClassVar[bool] = False
+    """Works only with chunks of a fixed number of units."""
+
     @property
     def reads_whole(self) -> bool:
         """Needs all units of a chunk; otherwise its first alone."""
@@ -163,6 +171,10 @@ class UnpoolConfig(PartConfig):
     """Reads how far into its chunk a unit is."""
     needs_reset_decoder: ClassVar[bool] = False
     """Works only before a decoder that begins anew in each chunk."""
+    needs_equal_chunks: ClassVar[bool] = False
+    """Works only with chunks of a fixed number of units."""
+    replaces_separators: ClassVar[bool] = False
+    """A chunk's vectors take the places of as many units, which must be separators."""
     takes_positions: ClassVar[bool] = False
     """Takes several vectors of a chunk."""
     needs_stage_width: ClassVar[bool] = False

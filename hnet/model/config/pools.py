@@ -1,7 +1,8 @@
 """Configurations of the pools."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+from hnet.model.config.layers import PositiveInt
 from hnet.model.config.part import Cost, PartSizes, PoolConfig, Weight
 
 
@@ -56,6 +57,51 @@ class MaxConfig(ReduceConfig):
 
     def activations(self, sizes: PartSizes, dtype_bytes: int) -> Cost:
         return Cost(chunk=super().activations(sizes, dtype_bytes).chunk + 4.0 * sizes.width)
+
+
+class PrefixPoolConfig(PoolConfig):
+    """The states of a chunk's first units, each a unit of the stage inside (HAT: 1, Learn Your Tokens: 4).
+
+    They represent the chunk if they are separators, and the encoder sees the whole chunk.
+    """
+
+    type: Literal["prefix"] = "prefix"
+    num_units: PositiveInt = 1
+    """p."""
+
+    @property
+    def positions(self) -> int:
+        return self.num_units
+
+    def weights(self, sizes: PartSizes) -> list[Weight]:
+        return _projection(sizes)
+
+    def flops(self, sizes: PartSizes) -> Cost:
+        return Cost(chunk=2.0 * self.num_units * sum(weight.numbers for weight in self.weights(sizes)))
+
+    def activations(self, sizes: PartSizes, dtype_bytes: int) -> Cost:
+        return Cost(chunk=1.0 * self.num_units * sizes.width * dtype_bytes)
+
+
+class ConcatConfig(PoolConfig):
+    """A chunk's units side by side, projected to the width of the stage inside (MEGABYTE)."""
+
+    needs_equal_chunks: ClassVar[bool] = True
+
+    type: Literal["concat"] = "concat"
+
+    def num_units(self, sizes: PartSizes) -> int:
+        """Units that are concatenated: those that are no separators."""
+        return int(sizes.units_per_chunk) - sizes.num_separators
+
+    def weights(self, sizes: PartSizes) -> list[Weight]:
+        return [Weight(self.num_units(sizes) * sizes.width * sizes.inner_width)]
+
+    def flops(self, sizes: PartSizes) -> Cost:
+        return Cost(chunk=2.0 * self.num_units(sizes) * sizes.width * sizes.inner_width)
+
+    def activations(self, sizes: PartSizes, dtype_bytes: int) -> Cost:
+        return Cost(chunk=1.0 * self.num_units(sizes) * sizes.width * dtype_bytes)
 
 
 def _projection(sizes: PartSizes) -> list[Weight]:

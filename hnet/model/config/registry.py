@@ -15,8 +15,16 @@ from hnet.model.config.embeddings import HashNgramConfig, TableConfig
 from hnet.model.config.entropy import EntropyConfig
 from hnet.model.config.objectives import ClassificationConfig, MaskedWordsConfig, NextUnitConfig, ObjectiveConfig
 from hnet.model.config.part import BoundaryConfig, EmbeddingConfig, PartConfig, PoolConfig, UnpoolConfig
-from hnet.model.config.pools import MaxConfig, MeanConfig, SelectConfig
-from hnet.model.config.unpools import EMAConfig, NoneConfig, OffsetLinearConfig, RepeatConfig, ScatterConfig
+from hnet.model.config.pools import ConcatConfig, MaxConfig, MeanConfig, PrefixPoolConfig, SelectConfig
+from hnet.model.config.unpools import (
+    EMAConfig,
+    NoneConfig,
+    OffsetLinearConfig,
+    PrefixUnpoolConfig,
+    RepeatConfig,
+    ScatterConfig,
+    SlotsConfig,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ POOLS = {
     "mean": Part(MeanConfig, "hnet.model.pools.reduce:ReducePool"),
     "max": Part(MaxConfig, "hnet.model.pools.reduce:ReducePool"),
     "cross_attention": Part(CrossAttentionPoolConfig, "hnet.model.pools.cross_attention:CrossAttentionPool"),
+    "prefix": Part(PrefixPoolConfig, "hnet.model.pools.prefix:PrefixPool"),
+    "concat": Part(ConcatConfig, "hnet.model.pools.concat:ConcatPool"),
 }
 UNPOOLS = {
     "ema": Part(EMAConfig, "hnet.model.unpools.ema:EMAUnpool"),
@@ -47,6 +57,8 @@ UNPOOLS = {
     "offset_linear": Part(OffsetLinearConfig, "hnet.model.unpools.offset_linear:OffsetLinearUnpool"),
     "cross_attention": Part(CrossAttentionUnpoolConfig, "hnet.model.unpools.cross_attention:CrossAttentionUnpool"),
     "none": Part(NoneConfig, "hnet.model.unpools.none:NoUnpool"),
+    "prefix": Part(PrefixUnpoolConfig, "hnet.model.unpools.prefix:PrefixUnpool"),
+    "slots": Part(SlotsConfig, "hnet.model.unpools.slots:SlotsUnpool"),
 }
 EMBEDDINGS = {
     "table": Part(TableConfig, "hnet.model.embeddings.table:NothingAdded"),

@@ -108,4 +108,5 @@ def part_sizes(stage: StageConfig, inside: StageConfig, norm_eps: float) -> Part
         stage.pool.chunk_width(stage.d_model, inside.d_model),
         norm_eps,
         stage.pool.reads_whole,
+        len(stage.boundary.separator_ids),
     )

@@ -80,3 +80,52 @@ class OffsetLinearConfig(UnpoolConfig):
 
     def activations(self, sizes: PartSizes, dtype_bytes: int) -> Cost:
         return Cost(chunk=float(2 * sizes.chunk_width * dtype_bytes))
+
+
+class PrefixUnpoolConfig(UnpoolConfig):
+    """A chunk's first units become the vectors of the chunk that its units may see, which is the one before where
+    chunks are read whole (HAT, Learn Your Tokens); before the first one, learned vectors."""
+
+    needs_position: ClassVar[bool] = True
+    replaces_separators: ClassVar[bool] = True
+    takes_positions: ClassVar[bool] = True
+
+    type: Literal["prefix"] = "prefix"
+
+    def weights(self, sizes: PartSizes) -> list[Weight]:
+        start = [Weight(sizes.positions * sizes.width, is_linear=False)] if sizes.reads_whole else []
+        return [*start, *([Weight(sizes.chunk_width * sizes.width)] if sizes.chunk_width != sizes.width else [])]
+
+    def flops(self, sizes: PartSizes) -> Cost:
+        differ = sizes.chunk_width != sizes.width
+        return Cost(chunk=2.0 * sizes.positions * sizes.chunk_width * sizes.width if differ else 0.0)
+
+    def activations(self, sizes: PartSizes, dtype_bytes: int) -> Cost:
+        differ = sizes.chunk_width != sizes.width
+        # The projection's input, and two indices of 8 bytes for each vector.
+        return Cost(chunk=sizes.positions * (16.0 + (sizes.chunk_width * dtype_bytes if differ else 0)))
+
+
+class SlotsConfig(UnpoolConfig):
+    """Every unit of a chunk but the last is given a slot of its own, which is projected from the chunk that it may see
+    (MEGABYTE: the one before); before the first one, learned slots."""
+
+    needs_equal_chunks: ClassVar[bool] = True
+    needs_position: ClassVar[bool] = True
+
+    type: Literal["slots"] = "slots"
+
+    def num_slots(self, sizes: PartSizes) -> int:
+        """Units of a chunk but one, separators included; at least 1."""
+        return max(1, int(sizes.units_per_chunk) - 1)
+
+    def weights(self, sizes: PartSizes) -> list[Weight]:
+        slots = self.num_slots(sizes) * sizes.width
+        start = [Weight(slots, is_linear=False)] if sizes.reads_whole else []
+        return [*start, Weight(slots * sizes.chunk_width)]
+
+    def flops(self, sizes: PartSizes) -> Cost:
+        return Cost(chunk=2.0 * self.num_slots(sizes) * sizes.width * sizes.chunk_width)
+
+    def activations(self, sizes: PartSizes, dtype_bytes: int) -> Cost:
+        return Cost(unit=8.0, chunk=1.0 * sizes.chunk_width * dtype_bytes)

@@ -19,16 +19,22 @@ class Latest(nn.Module):
     is for pools that read whole chunks, since with others every unit sees its own chunk."""
 
     def __init__(
-        self, width: int, has_start: bool, *, positions: int = 1, device: torch.device | str | None = None
+        self,
+        width: int,
+        has_start: bool,
+        *,
+        positions: int = 1,
+        start_std: float = 0.0,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         self.start = nn.Parameter(torch.empty(positions, width, device=device)) if has_start else None
-        self._positions = positions
+        self._positions, self._start_std = positions, start_std
 
     def initialize(self, fill: "Filler") -> None:
-        """What units see before the first chunk: 0."""
+        """What units see before the first chunk: N(0, start_std)."""
         if self.start is not None:
-            fill(self.start, nn.init.zeros_)
+            fill(self.start, nn.init.normal_, std=self._start_std)
 
     def forward(
         self, values: Tensor, chunks: Packed, chunk_map: ChunkMap, cache: StateCache | None = None
