@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_inspect(commands)
     _add_export(commands)
+    _add_import(commands)
     _add_bench(commands)
     _add_cluster_commands(commands)
     return parser
@@ -188,6 +189,12 @@ def _add_export(commands: "argparse._SubParsersAction[_Parser]") -> None:
     from hnet.interop.export import EXAMPLE, HELP, add_arguments, run
 
     add_arguments(_command(commands, "export", run, HELP, EXAMPLE))
+
+
+def _add_import(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    from hnet.interop.import_ import EXAMPLE, HELP, add_arguments, run
+
+    add_arguments(_command(commands, "import", run, HELP, EXAMPLE))
 
 
 def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:

@@ -21,10 +21,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bytes of a file, which is also the memory needed; more become several files (default: %(default)s)",
     )
+    parser.add_argument(
+        "--format",
+        choices=["hnet", "blt"],
+        default="hnet",
+        metavar="FORMAT",
+        help="hnet, or blt for a BLT that Hugging Face's transformers reads (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Export, and say what was written."""
+    if arguments.format == "blt":
+        from hnet.interop.blt import export_blt
+
+        export_blt(arguments.checkpoint, arguments.output)
+        print(f"{arguments.output}: a BLT for transformers' BltForCausalLM.from_pretrained")
+        return
     from hnet.interop.consolidate import consolidate
 
     files = consolidate(arguments.checkpoint, arguments.output, max_shard_bytes=arguments.max_shard_bytes)

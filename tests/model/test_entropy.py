@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import hnet
 from hnet.config import load_config, save_config
@@ -47,8 +48,6 @@ def scorer_run(tmp_path: Path) -> Path:
     folder = tmp_path / "scorer_run"
     folder.mkdir()
     save_config(model.config, folder / "config.yaml")
-    from safetensors.torch import save_file
-
     save_file({name: weight.detach() for name, weight in model.named_parameters()}, folder / "model.safetensors")
     return folder
 
