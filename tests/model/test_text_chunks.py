@@ -11,7 +11,7 @@ from hnet.segmentation.layout import Layout
 from hnet.testing.strategies import random_model
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-7}
-CONFIGS = ["hat_small", "etok_small", "megabyte_small"]
+CONFIGS = ["hat_small", "etok_small", "megabyte_small", "tfree_hat_small"]
 TEXTS = ["A naïve word, x+1.", "b", "Zwei  Wörter\n\nund 日本 end-of"]
 
 
