@@ -19,7 +19,7 @@ def collate(windows: Iterable[Window], layout: Layout = PLAIN) -> Batch:
     """
     windows = list(windows)
     pieces = [piece for window in windows for piece in window]
-    laid_out = [_lay_out(piece, layout) for piece in pieces]
+    laid_out = [lay_out_piece(piece, layout) for piece in pieces]
     target_bytes = [_target_bytes(piece) for piece in pieces]
     of_pieces = iter(target_bytes)
     of_windows = [[len(window), sum(islice(of_pieces, len(window)))] for window in windows]
@@ -31,7 +31,7 @@ def empty_batch(unit: int, layout: Layout = PLAIN) -> Batch:
     return _batch([layout.lay_out(np.array([unit], dtype=np.int64), np.zeros(0, dtype=np.int64))], 0, [])
 
 
-def _lay_out(piece: Piece, layout: Layout) -> LaidOut:
+def lay_out_piece(piece: Piece, layout: Layout) -> LaidOut:
     """A piece as the model reads it; what follows it in its document decides about its last label."""
     end = min(piece.stop + layout.reach, piece.units.num_units)
     units = np.empty(end - piece.start, dtype=np.int64)

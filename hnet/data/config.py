@@ -47,6 +47,9 @@ class DataConfig(Config):
     """Held-out text; empty means no validation."""
     tokenizer: str = "bytes"
     """`bytes`, or the path of a `tokenizers` JSON file (BPE baseline)."""
+    subwords: str = "sample"
+    """Labels of the objective masked_words: `sample` (2,048 that ship with the package), `bytes`, or the path of a
+    `tokenizers` JSON file, such as `python -m hnet.data.subwords` makes."""
     sequence_length: Annotated[int, Field(ge=2)] = 2048
     """Units (bytes, or tokens) of one packed window; no sequence is longer."""
     packing: Literal["split", "whole"] = "split"

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 
 from hnet.data.batch import Batch
-from hnet.data.collate import collate, empty_batch
 from hnet.data.document import State
 from hnet.data.pack import Packer
+from hnet.data.task import NextUnits, Task
 from hnet.errors import DataError
-from hnet.segmentation.layout import PLAIN, Layout
 
 
 class RankBatches:
@@ -33,10 +32,10 @@ class RankBatches:
         windows_per_step: int,
         micro_batch_windows: int,
         empty_unit: int,
-        layout: Layout = PLAIN,
+        task: Task | None = None,
     ) -> None:
-        """`empty_unit`: id of the one unit of a batch without windows; `layout`: how the model reads text."""
-        self._packer, self._empty_unit, self._layout = packer, empty_unit, layout
+        """`empty_unit`: id of the one unit of a batch without windows; `task` None: the next units, as they are."""
+        self._packer, self._empty_unit, self._task = packer, empty_unit, task or NextUnits()
         self._rank, self._world_size, self._windows = rank, world_size, micro_batch_windows
         self._num_micro_batches = num_micro_batches(windows_per_step, world_size, micro_batch_windows)
         num_shares = world_size * self._num_micro_batches
@@ -52,7 +51,8 @@ class RankBatches:
         if self._micro_batch == 0:
             self._skip(0, share)
         windows = [next(self._packer) for _ in range(self._starts[share + 1] - self._starts[share])]
-        batch = collate(windows, self._layout) if windows else empty_batch(self._empty_unit, self._layout)
+        number = self._steps * self._starts[-1] + self._starts[share]
+        batch = self._task.batch(windows, number) if windows else self._task.empty(self._empty_unit)
         self._micro_batch += 1
         if self._micro_batch < self._num_micro_batches:
             self._skip(share + 1, share + self._world_size)

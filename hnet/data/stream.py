@@ -28,6 +28,7 @@ from hnet.data.shard import RankBatches
 from hnet.data.shuffle import derive_key
 from hnet.data.sources import describe_source, open_source
 from hnet.data.streamed import StreamedDocuments, StreamedSource
+from hnet.data.task import NextUnits, Task
 from hnet.data.tokenizer import check_layout, load_tokenizer
 from hnet.errors import ConfigError, DataError
 from hnet.segmentation.layout import PLAIN, Layout
@@ -92,16 +93,18 @@ def build_stream(
     windows_per_step: int,
     micro_batch_windows: int,
     layout: Layout = PLAIN,
+    task: Task | None = None,
 ) -> TrainStream:
     """Open the sources of `split` and stream batches of one rank without end.
 
     Step s takes windows [s * windows_per_step, (s + 1) * windows_per_step) of a global stream that depends on `config`
     and `seed` alone; see `RankBatches` for the share of a rank. Windows are cut by their units of text, whatever the
-    `layout` adds. Raises DataError or ConfigError on bad input.
+    `layout` adds. `task` None: the next units, in this layout. Raises DataError or ConfigError on bad input.
     """
     mixture, descriptions = open_mixture(_sources(config, split), config, seed=seed)
     tokenizer = load_tokenizer(config.tokenizer)
-    check_layout(tokenizer, layout)
+    task = task or NextUnits(layout)
+    check_layout(tokenizer, task.layout)
     encoded = EncodedDocuments(mixture, tokenizer)
     packer = make_packer(encoded, config.sequence_length, config.packing)
     batches = RankBatches(
@@ -111,7 +114,7 @@ def build_stream(
         windows_per_step=windows_per_step,
         micro_batch_windows=micro_batch_windows,
         empty_unit=tokenizer.bos,
-        layout=layout,
+        task=task,
     )
     identity = {
         "seed": seed,
@@ -120,6 +123,7 @@ def build_stream(
         "packing": config.packing,
         "shuffle": config.shuffle,
         "sources": descriptions,
+        **task.identity,
     }
     return TrainStream(Prefetched(batches, config.prefetch), identity)
 

@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 from hnet.errors import DataError
+from hnet.evaluation.measures import HELD_OUT, main_measure, title
 
 BLUE, ORANGE, GREY = "#1f6fa8", "#d9700b", "#5a6672"
 STAGE_COLOURS = ("#1f6fa8", "#7a3ea1", "#2e8b57", "#a3324b")
 
 
 def plot_curves(run_dir: Path) -> Path:
-    """Draws bits per byte, bytes per chunk, learning rate and gradient norm over the bytes seen.
+    """Draws bits per byte (or what else the model learns by), bytes per chunk, learning rate and gradient norm over the
+    bytes seen.
 
     Returns the path of the picture, `run_dir/curves.png`, which is replaced as a whole.
 
@@ -30,7 +32,7 @@ def plot_curves(run_dir: Path) -> Path:
     FigureCanvasAgg(figure)
     figure.suptitle(_title(rows), fontsize=12.5, weight="bold", x=0.02, ha="left", parse_math=False)
     grid = figure.add_gridspec(2, 3, height_ratios=(1.5, 1))
-    _bits_per_byte(figure.add_subplot(grid[0, :]), rows)
+    _loss(figure.add_subplot(grid[0, :]), rows)
     _bytes_per_chunk(figure.add_subplot(grid[1, 0]), rows)
     _series(figure.add_subplot(grid[1, 1]), rows, "learning_rate", "learning rate")
     _series(figure.add_subplot(grid[1, 2]), rows, "grad_norm", "gradient norm", logarithmic=True)
@@ -81,9 +83,10 @@ def _title(rows: list[dict[str, Any]]) -> str:
     parts = [f"step {last['step']:,}"]
     if "bytes_seen" in last:
         parts.append(f"{EngFormatter(places=1)(last['bytes_seen'])}B of text seen")
-    validation = [row["validation_bits_per_byte"] for row in rows if "validation_bits_per_byte" in row]
+    name = main_measure(last)
+    validation = [row[HELD_OUT + name] for row in rows if HELD_OUT + name in row]
     if validation:
-        parts.append(f"{validation[-1]:.3f} held-out bits per byte")
+        parts.append(f"{validation[-1]:.3f} held-out {title(name)}")
     return "   ·   ".join(parts)
 
 
@@ -94,12 +97,13 @@ def _values(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[flo
     return xs, [math.nan if row[key] is None else float(row[key]) for row in chosen]
 
 
-def _bits_per_byte(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    xs, values = _values(rows, "bits_per_byte")
+def _loss(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    name = main_measure(rows[-1])
+    xs, values = _values(rows, name)
     smoothed = smooth(values, max(len(values) / 50, 1))
     axes.plot(xs, values, color=BLUE, alpha=0.25, linewidth=0.8)
     axes.plot(xs, smoothed, color=BLUE, linewidth=1.8, label="training, smoothed")
-    held_out_xs, held_out = _values(rows, "validation_bits_per_byte")
+    held_out_xs, held_out = _values(rows, HELD_OUT + name)
     if held_out:
         axes.plot(held_out_xs, held_out, "o-", color=ORANGE, markersize=4.5, linewidth=1, label="held out")
         axes.annotate(
@@ -111,7 +115,7 @@ def _bits_per_byte(axes: Axes, rows: list[dict[str, Any]]) -> None:
         low, high = min(finite), max(finite)
         margin = 0.08 * (high - low) or 0.1
         axes.set_ylim(low - 2 * margin, high + margin)
-    _finish(axes, "bits per byte")
+    _finish(axes, title(name))
     axes.legend(frameon=False, loc="upper right")
 
 

@@ -195,6 +195,18 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _whole_batches(self) -> "RunConfig":
+        if self.model.objective.predicts_next:
+            return self
+        for key, empty in (("balance", "off"), ("sequence_parallel", 1)):
+            if getattr(self.engine, key) != empty:
+                raise ValueError(
+                    f"engine.{key} moves labels with their units, and those of objective {self.model.objective.type} "
+                    f"have none; leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sequence_parallel(self) -> "RunConfig":
         size = self.engine.sequence_parallel
         for index, stage in enumerate(self.model.stages[:-1] if size > 1 else ()):

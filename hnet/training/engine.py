@@ -155,8 +155,11 @@ class Engine(ABC):
             own_ids, own_labels, shard = piece_of(batch, self.sequence_group)
             tensors = (own_ids, own_labels, shard.cu_seqlens(own_ids.device))
         ids, labels, cu_seqlens = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
-        marks = None if batch.marks is None else batch.marks.to(self.device, non_blocking=True)
-        return DeviceBatch(ids, labels, cu_seqlens, int(tensors[-1].diff().max()), shard, marks)
+        marks, targets = (
+            None if tensor is None else tensor.to(self.device, non_blocking=True)
+            for tensor in (batch.marks, batch.targets)
+        )
+        return DeviceBatch(ids, labels, cu_seqlens, int(tensors[-1].diff().max()), shard, marks, targets)
 
     def close(self) -> None:
         """Let all ranks meet and leave the process group."""

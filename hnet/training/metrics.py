@@ -50,7 +50,7 @@ def build_row(
         "step": result.step,
         "bytes_seen": state.bytes_seen,
         "loss": _finite(result.loss),
-        "bits_per_byte": _finite(result.bits_per_byte),
+        **{name: _finite(value) for name, value in result.measures.items()},
         "boundary": [_boundary(stage) for stage in result.stages],
         "learning_rate": result.learning_rate,
         "grad_norm": _finite(result.grad_norm),

@@ -32,6 +32,7 @@ from hnet.training.engine import Engine, open_engine
 from hnet.training.state import TrainState
 from hnet.training.step import StepResult, TrainStep
 from hnet.training.stop_signal import StopSignal
+from hnet.training.tasks import build_task
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def open_stream(config: RunConfig, engine: Engine) -> TrainStream:
         world_size=engine.data_world_size,
         windows_per_step=windows_per_step,
         micro_batch_windows=micro_batch_windows,
-        layout=config.model.layout(),
+        task=build_task(config, "train"),
     )
 
 

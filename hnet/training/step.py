@@ -1,11 +1,11 @@
 """One optimizer step: micro-batches in, an update and its statistics out, whatever the number of ranks.
 
 The loss is a sum over all targets of the step divided by the target bytes of *all* micro-batches of *all* ranks, so
-accumulation and ranks change the rounding alone.
+accumulation and ranks change the rounding alone. Where the targets are not the next units, it is divided by their
+number.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,14 +14,16 @@ from torch import Tensor
 from hnet.data.batch import Batch
 from hnet.distributed.balance import WindowBalance
 from hnet.distributed.collectives import max_over_ranks, sum_over_ranks
+from hnet.evaluation.measures import BITS_PER_BYTE, measures
 from hnet.model.losses import boundary_loss
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine
 from hnet.training.schedule import learning_rate_factor
 from hnet.training.training_module import DeviceBatch, ForwardSums
 
-_NUM_SCALARS = 4
-"""Summed over ranks with the boundary sums: cross-entropy, stop requests, units, squared document lengths."""
+_NUM_SCALARS = 5
+"""Summed over ranks with the boundary sums: cross-entropy, right targets, stop requests, units, squared document
+lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ class StepResult:
 
     step: int
     loss: float
-    """Nats per target byte plus the weighted ratio losses."""
-    bits_per_byte: float
+    """Nats per target byte (per target, where the objective is not the next unit) plus the weighted ratio losses."""
+    measures: Mapping[str, float]
+    """What is reported of the targets by name, such as `bits_per_byte`."""
     grad_norm: float
     """Global norm before clipping."""
     learning_rate: float
@@ -67,6 +70,11 @@ class StepResult:
     imbalance: tuple[float, ...] = ()
     """Units of the rank that has most over the mean of the ranks, for every stage, the innermost included, as chunks
     are made: before `engine.exchange_chunks` levels them."""
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Of a model that predicts the next unit. Raises KeyError for another: it has none."""
+        return self.measures[BITS_PER_BYTE]
 
     @property
     def stage_units(self) -> tuple[int, ...]:
@@ -109,14 +117,15 @@ class TrainStep:
         if self.balance is not None:
             batches = self.balance.deal(batches)
         on_device = [engine.to_device(batch) for batch in batches]
-        target_bytes, num_micro_batches = self._global_counts(batches)
+        target_bytes, num_targets, num_micro_batches = self._global_counts(batches)
+        divisor = target_bytes if self._config.model.objective.predicts_next else num_targets
         several = len(batches) > 1
         global_sums = self._boundary_sums(batches, on_device) if self._over_global_batch and several else None
 
         totals = torch.zeros(_NUM_SCALARS + 6 * len(self._boundaries), dtype=torch.float64, device=engine.device)
         scalars = torch.tensor([float(stop_requested), *_lengths(batches)], dtype=torch.float64)
         scalars[1:] *= engine.counts_data
-        totals[1:_NUM_SCALARS] = scalars
+        totals[2:_NUM_SCALARS] = scalars
         units = []
         for index, (source, batch) in enumerate(zip(batches, on_device, strict=True)):
             is_last = index == len(on_device) - 1
@@ -126,7 +135,7 @@ class TrainStep:
                     global_sums = sum_over_ranks(_boundary_vector(sums))
                 share = 1.0 / num_micro_batches if source.num_targets else 0.0
                 ratio = self._ratio_losses(sums, global_sums, share)
-                loss = sums.cross_entropy / target_bytes + (ratio * ratio.new_tensor(self._weights)).sum()
+                loss = sums.cross_entropy / divisor + (ratio * ratio.new_tensor(self._weights)).sum()
                 self._entered("backward")
                 engine.backward(_poisoned_if_nonfinite(loss), is_last)
             share_of_value = 1.0 / (engine.sequence_parallel if global_sums is None else len(batches))
@@ -141,15 +150,15 @@ class TrainStep:
         grad_norm, applied = engine.update(self._config.optimizer.gradient_clip)
         if self.balance is not None:
             self.balance.learn(batches, torch.stack(units))
-        result = self._result(step, totals.tolist(), target_bytes, grad_norm, applied, factor)
+        result = self._result(step, totals.tolist(), target_bytes, num_targets, grad_norm, applied, factor)
         return replace(result, imbalance=self._imbalance(most_units.tolist(), result))
 
-    def _global_counts(self, batches: Sequence[Batch]) -> tuple[int, int]:
-        """Target bytes, and micro-batches that have targets, over all ranks; at least 1 each."""
-        local = [sum(batch.target_bytes for batch in batches), sum(batch.num_targets > 0 for batch in batches)]
-        counts = torch.tensor(local, dtype=torch.int64, device=self._engine.device) * self._engine.counts_data
-        target_bytes, num_micro_batches = sum_over_ranks(counts).tolist()
-        return max(1, target_bytes), max(1, num_micro_batches)
+    def _global_counts(self, batches: Sequence[Batch]) -> tuple[int, int, int]:
+        """Target bytes, targets, and micro-batches that have targets, over all ranks; at least 1 each."""
+        each = [(batch.target_bytes, batch.num_targets, int(batch.num_targets > 0)) for batch in batches]
+        counts = torch.tensor(each, dtype=torch.int64, device=self._engine.device).sum(0) * self._engine.counts_data
+        target_bytes, num_targets, num_micro_batches = sum_over_ranks(counts).tolist()
+        return max(1, target_bytes), max(1, num_targets), max(1, num_micro_batches)
 
     def _imbalance(self, most_units: list[float], result: StepResult) -> tuple[float, ...]:
         means = [units / self._engine.world_size for units in result.stage_units]
@@ -195,20 +204,27 @@ class TrainStep:
         return torch.stack([boundary_loss(kind, prob, boundary) for prob, boundary, kind in terms])
 
     def _result(
-        self, step: int, totals: list[float], target_bytes: int, grad_norm: float, applied: bool, factor: float
+        self,
+        step: int,
+        totals: list[float],
+        target_bytes: int,
+        num_targets: int,
+        grad_norm: float,
+        applied: bool,
+        factor: float,
     ) -> StepResult:
-        cross_entropy, stop, units, squared_lengths = totals[:_NUM_SCALARS]
+        cross_entropy, correct, stop, units, squared_lengths = totals[:_NUM_SCALARS]
         num_stages = len(self._boundaries)
         _, _, stage_units, chunks, dropped, ratio = (
             totals[_NUM_SCALARS + i * num_stages :][:num_stages] for i in range(6)
         )
         weighted = sum(weight * value for weight, value in zip(self._weights, ratio, strict=True))
-        nats_per_byte = cross_entropy / target_bytes
+        objective = self._config.model.objective
         text_units = units - self._separators * chunks[0] if self._separators else units
         return StepResult(
             step=step,
-            loss=nats_per_byte + weighted,
-            bits_per_byte=nats_per_byte / math.log(2),
+            loss=cross_entropy / (target_bytes if objective.predicts_next else num_targets) + weighted,
+            measures=measures(objective, cross_entropy, correct, num_targets, target_bytes),
             grad_norm=grad_norm,
             learning_rate=self._config.optimizer.learning_rate * factor,
             stages=tuple(
@@ -251,9 +267,10 @@ def _boundary_vector(sums: ForwardSums) -> Tensor:
 
 
 def _totals(sums: ForwardSums, ratio: Tensor, ratio_share: float) -> Tensor:
-    """fp64: cross-entropy, stop, units, squares; S each of probabilities, wanted, units, chunks, dropped, losses."""
+    """fp64: cross-entropy, right, stop, units, squares; S each of probabilities, wanted, units, chunks, dropped,
+    losses."""
     head = torch.zeros(_NUM_SCALARS, dtype=torch.float64, device=ratio.device)
-    head[0] = sums.cross_entropy.detach()
+    head[0], head[1] = sums.cross_entropy.detach(), sums.correct
     return torch.cat([head, _boundary_vector(sums).flatten(), ratio.detach().double() * ratio_share])
 
 

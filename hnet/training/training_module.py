@@ -21,6 +21,8 @@ class ForwardSums(NamedTuple):
     """() fp32, with gradient: nats summed over all targets."""
     boundary_prob: Tensor
     """(S,) fp32, with gradient: boundary probabilities summed over the stage's units."""
+    correct: Tensor
+    """() int64: targets whose likeliest prediction is right; 0 where the objective is the next unit."""
     counts: Tensor
     """(4, S) int64: boundaries that the router wanted, units, chunks, and boundaries that a bound took away."""
 
@@ -38,11 +40,13 @@ class DeviceBatch:
     """Where these units lie, if several ranks share a micro-batch."""
     marks: Tensor | None = None
     """Where chunks begin, for models that are told."""
+    targets: Tensor | None = None
+    """The words that the labels are of, if they are not of all."""
 
     @property
-    def arguments(self) -> tuple[Tensor, Tensor, Tensor, int, Shard | None, Tensor | None]:
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, int, Shard | None, Tensor | None, Tensor | None]:
         """What `TrainingModule` is called with."""
-        return self.input_ids, self.labels, self.cu_seqlens, self.max_seqlen, self.shard, self.marks
+        return self.input_ids, self.labels, self.cu_seqlens, self.max_seqlen, self.shard, self.marks, self.targets
 
 
 class TrainingModule(nn.Module):
@@ -60,18 +64,24 @@ class TrainingModule(nn.Module):
         max_seqlen: int,
         shard: Shard | None = None,
         marks: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> ForwardSums:
         """`input_ids`, `labels` (T,) int64, `marks` (T,) uint8 and `cu_seqlens` (B + 1,) int32 of one micro-batch, or
-        a `shard` of it."""
-        output = self.model(input_ids, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, shard=shard, marks=marks)
-        cross_entropy = cross_entropy_sum(output.logits, labels)
+        a `shard` of it. Labels of `targets` (N,) are (N, k), those of documents (B,)."""
+        output = self.model(
+            input_ids, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, shard=shard, marks=marks, targets=targets
+        )
+        cross_entropy = cross_entropy_sum(output.logits.flatten(0, -2), labels.flatten())
+        correct = labels.new_zeros(())
+        if not self.model.config.objective.predicts_next:
+            correct = (output.logits.detach().argmax(-1) == labels).sum()
         stages = output.stages
         if not stages:
-            return ForwardSums(cross_entropy, cross_entropy.new_zeros(0), labels.new_zeros(4, 0))
+            return ForwardSums(cross_entropy, cross_entropy.new_zeros(0), correct, labels.new_zeros(4, 0))
         boundary_prob = torch.stack([stage.boundaries.prob_sum for stage in stages])
         wanted = torch.stack([stage.boundaries.num_wanted for stage in stages])
         # Filled on the device: a copy from the host would wait for the work that is queued there.
         units = torch.stack([wanted.new_full((), stage.boundary_mask.numel()) for stage in stages])
         chunks = torch.stack([wanted.new_full((), stage.num_chunks) for stage in stages])
         dropped = torch.stack([stage.boundaries.num_dropped for stage in stages])
-        return ForwardSums(cross_entropy, boundary_prob, torch.stack([wanted, units, chunks, dropped]))
+        return ForwardSums(cross_entropy, boundary_prob, correct, torch.stack([wanted, units, chunks, dropped]))

@@ -18,6 +18,7 @@ from hnet.data.indexed import IndexedDocuments
 from hnet.data.pack import Packer, SplitPacker, Window, make_packer
 from hnet.data.shard import RankBatches
 from hnet.data.stream import TrainStream, build_stream
+from hnet.data.task import NextUnits
 from hnet.data.tokenizer import ByteTokenizer
 from hnet.data.validation import validation_batches
 from hnet.errors import ConfigError
@@ -144,7 +145,7 @@ def test_other_ranks_windows_are_not_read(list_source: Any) -> None:
     source = list_source([bytes([97 + number]) * 30 for number in range(20)])
     packer = SplitPacker(EncodedDocuments(IndexedDocuments(source, shuffle=False), ByteTokenizer()), 32)
     sizes = {"windows_per_step": 10, "micro_batch_windows": 1, "empty_unit": 254}
-    batches = RankBatches(packer, rank=4, world_size=10, layout=LAYOUTS["words, separated"], **sizes)
+    batches = RankBatches(packer, rank=4, world_size=10, task=NextUnits(LAYOUTS["words, separated"]), **sizes)
     assert len(list(islice(batches, 1))) == 1
     assert source.read_indexes == {4}
 

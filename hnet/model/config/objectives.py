@@ -84,12 +84,13 @@ class MaskedWordsConfig(ObjectiveConfig):
 
     def head_weights(self, sizes: HeadSizes) -> list[Weight]:
         hidden = self.head_width or sizes.width
-        slots = Weight(self.slots * sizes.width, is_linear=False)
+        slots = Weight(self.slots * sizes.width)
         transform = [Weight(sizes.width * hidden), Weight(hidden, is_linear=False), Weight(hidden, is_linear=False)]
         return [slots, *transform, Weight(hidden * self.vocab_size), Weight(self.vocab_size, is_linear=False)]
 
     def head_flops(self, sizes: HeadSizes) -> float:
-        return self.slots * super().head_flops(sizes)
+        hidden = self.head_width or sizes.width
+        return self.slots * 2.0 * hidden * (sizes.width + self.vocab_size)
 
 
 class ClassificationConfig(ObjectiveConfig):

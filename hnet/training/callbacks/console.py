@@ -6,6 +6,7 @@ import time
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hnet.evaluation.measures import HELD_OUT, main_measure, shown, title
 from hnet.training.callbacks.base import Callback, Row
 from hnet.training.run import Run
 from hnet.training.step import StepResult
@@ -42,16 +43,16 @@ class Console(Callback):
         numbers = summary(row)
         if self._progress is not None:
             self._progress.update(self._task, numbers=numbers)
-            if "validation_bits_per_byte" in row:
-                held_out = row["validation_bits_per_byte"]
-                line = f"step {row['step']}: held-out bits per byte {held_out:.4f}"
+            if held_out := shown(row, HELD_OUT):
+                line = f"step {row['step']}: held-out {title(main_measure(row))} {''.join(held_out)}"
                 self._progress.console.print(line, highlight=False)
             return
         steps = run.config.training.steps
         per_step = (time.perf_counter() - self._began) / max(1, row["step"] - self._first_step)
         left = time.strftime("%H:%M:%S", time.gmtime(per_step * (steps - row["step"])))
-        held_out = f"  held-out {row['validation_bits_per_byte']:.4f}" if "validation_bits_per_byte" in row else ""
-        self._console.print(f"step {row['step']}/{steps}  {numbers}{held_out}  {left} left", highlight=False)
+        found = shown(row, HELD_OUT)
+        also = f"  held-out {''.join(found)}" if found else ""
+        self._console.print(f"step {row['step']}/{steps}  {numbers}{also}  {left} left", highlight=False)
 
     def on_stop(self, run: Run) -> None:
         self.close()
@@ -67,8 +68,9 @@ class Console(Callback):
 
 def summary(row: Row) -> str:
     """`2.413 bits/byte  5.1 | 9.8 bytes/chunk  12.3 kB/s`: the numbers that tell how a run is doing."""
-    bits = row["bits_per_byte"]
-    parts = ["not finite" if bits is None else f"{bits:.3f} bits/byte"]
+    value, right = shown(row, digits=3) or ("", "")
+    finite = value != "not finite"
+    parts = [f"{value} {title(main_measure(row)).replace(' per ', '/')}{right}" if finite else value]
     if row["boundary"]:
         parts.append(" | ".join(f"{stage['bytes_per_chunk'] or 0:.1f}" for stage in row["boundary"]) + " bytes/chunk")
     parts.append(f"{row['bytes_per_second'] / 1000:.1f} kB/s")

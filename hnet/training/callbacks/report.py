@@ -11,6 +11,7 @@ from rich.rule import Rule
 
 from hnet.data.tokenizer import ByteTokenizer, load_tokenizer
 from hnet.data.validation import validation_batches
+from hnet.evaluation.measures import HELD_OUT, main_measure, shown, title
 from hnet.training.callbacks.base import Callback
 from hnet.training.callbacks.metrics_file import NAME
 from hnet.training.run import Run
@@ -51,8 +52,8 @@ class Report(Callback):
     def _figures(self, run: Run, console: RichConsole) -> None:
         row = json.loads((run.output_dir / NAME).read_text(encoding="utf-8").splitlines()[-1])
         console.print(Rule(f"trained {row['step']} steps, {row['bytes_seen']:,} bytes"))
-        if "validation_bits_per_byte" in row:
-            console.print(f"held-out bits per byte: {row['validation_bits_per_byte']:.4f}", highlight=False)
+        if held_out := shown(row, HELD_OUT):
+            console.print(f"held-out {title(main_measure(row))}: {''.join(held_out)}", highlight=False)
 
     def _sample(self, run: Run, model: "LanguageModel", console: RichConsole) -> None:
         from hnet.inference.generation import generate
