@@ -62,7 +62,9 @@ def activation_breakdown(
     `temporary`. Arguments and errors as there."""
     check_units(config, num_units)
     parts: dict[str, float] = {}
-    largest = 2.0 * _WIDE * config.vocab_size * num_units[0]
+    rows = config.objective.num_rows(num_units[0], num_units[min(1, len(num_units) - 1)], 1)
+    logits = float(_WIDE * rows * config.objective.num_logits(config.head_sizes))
+    largest = 2 * logits
     for index, (stage, per_count) in enumerate(zip(config.stages, units_per_count(config), strict=True)):
         units = num_units[index] * per_count
         saved = 0.0
@@ -77,7 +79,7 @@ def activation_breakdown(
         if not stage.is_innermost:
             saved += _chunking_activations(config, index, units, num_units[index + 1], dtype_bytes)
         parts[f"stages.{index}"] = saved
-    parts |= {"logits": num_units[0] * config.vocab_size * _WIDE, "temporary": largest}
+    parts |= {"logits": logits, "temporary": largest}
     return {name: round(size) for name, size in parts.items()}
 
 

@@ -94,7 +94,9 @@ def stage_flops(
         for part in (stage.boundary, stage.pool, stage.unpool):
             cost = part.flops(sizes)
             flops[..., index] += entered * cost.unit + chunks * cost.chunk
-    flops[..., 0] += 2.0 * config.vocab_size * config.stages[0].d_model * counts[..., 0]
+    documents = counts[..., 0] / np.maximum(lengths, 1.0)
+    rows = config.objective.num_rows(counts[..., 0], counts[..., min(1, counts.shape[-1] - 1)], documents)
+    flops[..., 0] += rows * config.objective.head_flops(config.head_sizes)
     return flops
 
 

@@ -62,7 +62,7 @@ def _weights(config: ModelConfig) -> dict[str, list[Weight]]:
         for name, weights in _stage_weights(stage, None if stage.is_innermost else sizes).items():
             parts[f"stages.{index}.{name}"] = weights
     if not config.tie_embeddings:
-        parts["head"] = [Weight(config.vocab_size * width)]
+        parts["head"] = config.objective.head_weights(config.head_sizes)
     return parts
 
 

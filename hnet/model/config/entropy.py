@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from hnet.config.base import Allowed, Config
 from hnet.model.config.layers import PositiveInt
-from hnet.model.config.part import BoundaryConfig, Cost, PartSizes
+from hnet.model.config.part import BoundaryConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,14 +90,14 @@ class EntropyConfig(BoundaryConfig):
 
         return EntropyRule(LazyScorer(self), self.method, self.threshold, self.rise, self.max_units)
 
-    def flops(self, sizes: PartSizes) -> Cost:
-        """One forward pass of the scorer, in training too."""
+    @property
+    def rule_flops(self) -> float:
         from hnet.model.accounting import flops_per_byte
 
         shares = [1.0]
         for stage in self.model.stages[:-1]:
             shares.append(shares[-1] / stage.boundary.units_per_chunk)
-        return Cost(unit=flops_per_byte(self.model, shares, COUNTED_CONTEXT))
+        return flops_per_byte(self.model, shares, COUNTED_CONTEXT)
 
     def kept_in(self, folder: Path) -> Self:
         kept = folder / SCORER_FOLDER

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from hnet.model.config.part import PartConfig, Weight
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Count = float | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,14 @@ class ObjectiveConfig(PartConfig):
         """The head's parameters, in its order."""
         raise NotImplementedError
 
+    def num_rows(self, units: Count, chunks: Count, documents: Count) -> Count:
+        """Rows that the head reads of so many units, outermost chunks and documents."""
+        raise NotImplementedError
+
+    def num_logits(self, sizes: HeadSizes) -> int:
+        """Of one row."""
+        raise NotImplementedError
+
     def head_flops(self, sizes: HeadSizes) -> float:
         """Forward FLOPs of the head for one row of targets: a unit, a word or a document."""
         return 2.0 * sum(weight.numbers for weight in self.head_weights(sizes) if weight.is_linear)
@@ -54,6 +68,12 @@ class NextUnitConfig(ObjectiveConfig):
 
     def head_weights(self, sizes: HeadSizes) -> list[Weight]:
         return [Weight(sizes.width * sizes.vocab_size)]
+
+    def num_rows(self, units: Count, chunks: Count, documents: Count) -> Count:
+        return units
+
+    def num_logits(self, sizes: HeadSizes) -> int:
+        return sizes.vocab_size
 
 
 class MaskedWordsConfig(ObjectiveConfig):
@@ -88,6 +108,12 @@ class MaskedWordsConfig(ObjectiveConfig):
         transform = [Weight(sizes.width * hidden), Weight(hidden, is_linear=False), Weight(hidden, is_linear=False)]
         return [slots, *transform, Weight(hidden * self.vocab_size), Weight(self.vocab_size, is_linear=False)]
 
+    def num_rows(self, units: Count, chunks: Count, documents: Count) -> Count:
+        return self.fraction * chunks
+
+    def num_logits(self, sizes: HeadSizes) -> int:
+        return self.slots * self.vocab_size
+
     def head_flops(self, sizes: HeadSizes) -> float:
         hidden = self.head_width or sizes.width
         return self.slots * 2.0 * hidden * (sizes.width + self.vocab_size)
@@ -116,3 +142,9 @@ class ClassificationConfig(ObjectiveConfig):
 
     def head_weights(self, sizes: HeadSizes) -> list[Weight]:
         return [Weight(sizes.width * len(self.labels)), Weight(len(self.labels), is_linear=False)]
+
+    def num_rows(self, units: Count, chunks: Count, documents: Count) -> Count:
+        return documents
+
+    def num_logits(self, sizes: HeadSizes) -> int:
+        return len(self.labels)
