@@ -221,6 +221,7 @@ def _add_bench(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result as JSON")
     _add_bench_kernels(actions)
+    _add_bench_architectures(actions)
     parser = _command(
         actions,
         "chunks",
@@ -254,6 +255,12 @@ def _add_bench_kernels(actions: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
     parser.add_argument("--rounds", type=positive, default=20, help="timings of everything (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write kernels.json and kernels.png there")
+
+
+def _add_bench_architectures(actions: "argparse._SubParsersAction[_Parser]") -> None:
+    from hnet.bench.architectures import EXAMPLE, HELP, add_arguments, run
+
+    add_arguments(_command(actions, "architectures", run, HELP, EXAMPLE))
 
 
 def _add_cluster_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
