@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from hnet.model.config.objectives import ObjectiveConfig
-from hnet.model.config.stage import StageConfig
+from hnet.model.config.stage import StageConfig, part_sizes
 
 
 def check_stages(stages: Sequence[StageConfig], objective: ObjectiveConfig) -> None:
@@ -41,6 +41,9 @@ def _problems(index: int, stage: StageConfig, stages: Sequence[StageConfig], pre
         yield f"pool {stage.pool.type} gives {stage.pool.positions} units a chunk: only an innermost stage takes them"
     if stage.pool.positions > 1 and not stage.unpool.takes_positions:
         yield f"unpool {stage.unpool.type} takes one vector a chunk, and pool {stage.pool.type} gives several"
+    sizes = part_sizes(stage, stages[index + 1], norm_eps=0.0)
+    for part in (stage.boundary, stage.pool, stage.unpool):
+        part.weights(sizes)  # raises ValueError where settings of the part do not fit the sizes
 
 
 def _targets(outermost: StageConfig, objective: ObjectiveConfig) -> Iterator[str]:
