@@ -145,6 +145,9 @@ def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--split-on", metavar="TEXT", help="text that ends a document, such as '\\n\\n'")
     parser.add_argument("--shard-bytes", type=positive, default=1 << 28, help="bytes in a shard (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    from hnet.evaluation.calibrate_command import EXAMPLE, HELP, add_arguments, run
+
+    add_arguments(_command(actions, "calibrate", run, HELP, EXAMPLE))
 
 
 def _add_generate(commands: "argparse._SubParsersAction[_Parser]") -> None:

@@ -1,6 +1,7 @@
 """The small language model behind entropy boundaries: how uncertain it is of the next unit."""
 
 import json
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from hnet.model.config.entropy import SCORER_FOLDER, EntropyConfig
 from hnet.model.language_model import LanguageModel
 from hnet.model.loading import CONFIG, WEIGHTS, check_fits, checkpoint_folder
 from hnet.model.saved_tensors import SavedTensors
+
+logger = logging.getLogger(__name__)
 
 
 class ModelScorer:
@@ -89,6 +92,7 @@ def save_scorer(config: EntropyConfig, folder: Path) -> list[str]:
 def _opened(config: str, source: Path | None, device: str) -> ModelScorer:
     settings = load_config(ModelConfig, json.loads(config))
     if source is None:
+        logger.warning("boundary.scorer_weights is random: chunks begin anywhere; give a run that trained the scorer")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = LanguageModel(settings)
