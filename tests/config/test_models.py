@@ -37,6 +37,10 @@ def test_small_models_stay_small() -> None:
         "byte_transformer_small": 5e6,
         "byte_mamba_small": 5e6,
         "bpe_transformer_small": 6e6,
+        "hat_small": 5e6,
+        "tfree_hat_small": 5e6,
+        "etok_small": 5e6,
+        "megabyte_small": 5e6,
     }
     for name, most in sizes.items():
         assert 0.1e6 < count_parameters(load_config(ModelConfig, name)) < most, name
