@@ -102,8 +102,6 @@ def _decoder(stage: StageConfig) -> Iterator[str]:
     if mask == "chunk_bidirectional":
         yield f"decoder_mask {mask} shows later units of the chunk, and the model is to predict them"
     if mask != "chunk_causal":
-        if stage.unpool.needs_reset_decoder:
-            yield f"unpool {stage.unpool.type} needs a decoder that begins anew in each chunk: chunk_causal"
         return
     if boundary.look_ahead > 0:
         yield (

@@ -169,8 +169,6 @@ class UnpoolConfig(PartConfig):
     """Works only where a unit may see its own chunk, that is with pools that read a chunk's first unit."""
     needs_position: ClassVar[bool] = False
     """Reads how far into its chunk a unit is."""
-    needs_reset_decoder: ClassVar[bool] = False
-    """Works only before a decoder that begins anew in each chunk."""
     needs_equal_chunks: ClassVar[bool] = False
     """Works only with chunks of a fixed number of units."""
     replaces_separators: ClassVar[bool] = False
