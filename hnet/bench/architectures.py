@@ -167,7 +167,8 @@ def _steps(minutes: float, seconds: float) -> int:
 def _with_steps(config: "RunConfig", steps: int, folder: Path) -> "RunConfig":
     """`config` with so many steps, scored a dozen times on the way."""
     every = max(1, steps // _VALIDATIONS)
-    training = config.training.model_copy(update={"steps": steps, "validate_every": every, "checkpoint_every": every})
+    regular = {"validate_every": every, "checkpoint_every": 4 * every}
+    training = config.training.model_copy(update={"steps": steps} | regular)
     return config.model_copy(update={"output_dir": str(folder), "training": training})
 
 

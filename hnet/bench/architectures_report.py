@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter
 
 from hnet.bench.machine import describe_machine
 from hnet.errors import ConfigError
+from hnet.evaluation.measures import BITS_PER_BYTE, HELD_OUT, main_measure, title
 from hnet.inspect.curves import read_metrics
 from hnet.model.accounting import TRAINING_FLOPS, count_lookup_parameters, count_parameters, rule_flops
 from hnet.training.config import RunConfig
@@ -108,14 +109,16 @@ def _curve(rows: list[dict[str, Any]]) -> Entry:
     seen = [row["bytes_seen"] for row in rows]
     steps = zip(rows, [0, *seen], strict=False)
     seconds = sum((row["bytes_seen"] - before) / row["bytes_per_second"] for row, before in steps)
-    scored = [row for row in rows if "validation_bits_per_byte" in row]
+    measure = main_measure(rows[-1])
+    scored = [row for row in rows if HELD_OUT + measure in row]
     return {
         "steps": rows[-1]["step"],
         "seconds": seconds,
         "bytes_seen": seen[-1],
         "bytes_per_second": seen[-1] / seconds,
         "loss": [rows[0]["loss"], _mean([row["loss"] for row in rows[-_LAST:]])],
-        "held_out": [[row["bytes_seen"], row["validation_bits_per_byte"]] for row in scored],
+        "measure": measure,
+        "held_out": [[row["bytes_seen"], row[HELD_OUT + measure]] for row in scored],
     }
 
 
@@ -143,7 +146,8 @@ def _cells(entry: Entry) -> Iterator[str]:
     yield f"{entry['forward_flops_per_byte'] / 1e6:.2f}"
     yield ", ".join(f"{size:.2f}" for size in entry["bytes_per_chunk"]) or "-"
     held_out = entry["held_out"]
-    yield f"{held_out[0][1]:.3f} to {held_out[-1][1]:.3f}" if held_out else "-"
+    unit = "" if entry["measure"] == BITS_PER_BYTE else f" ({title(entry['measure'])})"
+    yield f"{held_out[0][1]:.3f} to {held_out[-1][1]:.3f}{unit}" if held_out else "-"
     yield f"{entry['bytes_seen'] / 1e6:.2f}"
     yield f"{entry['bytes_per_second'] / 1e3:.1f}"
     ranks = entry.get("zero3")
@@ -165,14 +169,13 @@ def _made_with(entries: dict[str, Entry]) -> Iterator[str]:
 
 
 def draw(entries: dict[str, Entry], path: Path) -> None:
-    """Held-out bits per byte over the text seen, as a PNG."""
+    """Held-out bits per byte over the text seen, of the models that have them, as a PNG."""
     figure = Figure(figsize=(9, 5.5), dpi=130, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     colours = colormaps["tab20"]
-    ordered = sorted(
-        (item for item in entries.items() if item[1]["held_out"]), key=lambda item: item[1]["held_out"][-1][1]
-    )
+    scored = (item for item in entries.items() if item[1]["held_out"] and item[1]["measure"] == BITS_PER_BYTE)
+    ordered = sorted(scored, key=lambda item: item[1]["held_out"][-1][1])
     for number, (name, entry) in enumerate(ordered):
         seen, bits = zip(*entry["held_out"], strict=True)
         label = f"{name}: {bits[-1]:.3f}"

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from hnet.bench import architectures
-from hnet.bench.architectures_report import BEGIN, END, Table, draw, page_of
+from hnet.bench.architectures_report import BEGIN, END, Table, draw, markdown, page_of, summary
 from hnet.cli import main
+from hnet.config import load_config
 from hnet.config.library import config_names
+from hnet.training.config import RunConfig
 
 SHORT = ["--set", "hnet_tiny:data.validation_bytes=2000", "--set", "hnet_tiny:training.global_batch_bytes=2048"]
 
@@ -27,6 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
             raise subprocess.CalledProcessError(2, ["hnet", *words])
 
     monkeypatch.setattr(architectures, "_hnet", start)
+    monkeypatch.setattr(architectures, "_TIMED_STEPS", 1)
     return started
 
 
@@ -102,6 +105,19 @@ def test_a_model_has_the_page_of_the_longest_name() -> None:
     assert page_of("byte_mamba_small", ["byte2word"]) is None
 
 
-def test_a_picture_of_models_that_were_not_scored(tmp_path: Path) -> None:
-    draw({"a": {"held_out": []}}, tmp_path / "a.png")
+def test_other_measures_than_bits_per_byte_say_what_they_are(tmp_path: Path) -> None:
+    rows = [
+        {
+            "step": step, "bytes_seen": 100 * step, "bytes_per_second": 50.0, "loss": 9.0 / step, "boundary": [],
+            "flops_per_byte": 3e6, "masked_subword_cross_entropy": 7.0, "validation_masked_subword_cross_entropy": 6.0,
+        }
+        for step in (1, 2)
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    config = load_config(RunConfig, "quickstart", ["model=byte_transformer_small", f"output_dir={tmp_path}"])
+    entry = summary(config) | {"minutes": 1.0}
+    assert (entry["seconds"], entry["forward_flops_per_byte"], entry["loss"]) == (4.0, 1e6, [9.0, 6.75])
+    (row,) = (line for line in markdown({"a": entry}, []) if line.startswith("| `a` |"))
+    assert "6.000 to 6.000 (nats per masked subword)" in row
+    draw({"a": entry}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
