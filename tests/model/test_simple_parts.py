@@ -6,8 +6,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import hnet
+from hnet.config import load_config
 from hnet.model.boundaries.boundaries import Boundaries
 from hnet.model.chunking import ChunkMap
+from hnet.model.config import ModelConfig
 from hnet.model.config.part import PartSizes
 from hnet.model.config.pools import MaxConfig, MeanConfig, SelectConfig
 from hnet.model.config.unpools import OffsetLinearConfig, RepeatConfig, ScatterConfig
@@ -17,6 +19,8 @@ from hnet.model.pools.select import SelectPool
 from hnet.model.unpools.offset_linear import OffsetLinearUnpool
 from hnet.model.unpools.repeat import RepeatUnpool
 from hnet.model.unpools.scatter import ScatterUnpool
+from hnet.testing.combinations import narrowed
+from hnet.testing.strategies import random_model
 
 WIDTH, INNER = 4, 6
 OFFSETS = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
@@ -131,3 +135,26 @@ def test_offset_linear_is_that_of_au_net(units: Tensor, visible: Tensor) -> None
 def test_small_models_are_small(name: str) -> None:
     count = sum(parameter.numel() for parameter in hnet.build(name, device="meta").parameters())
     assert 1e6 < count < 3.6e6
+
+
+def test_spacebyte_is_the_published_model() -> None:
+    """The whole once more: gather, zeros on the left, global blocks, and their last channels added where they began."""
+    config = narrowed(load_config(ModelConfig, "spacebyte_small"))
+    model = random_model(config, 0)
+    text = list("Hi, the cat's 2nd café — 世界!\n\nok".encode())
+    starts = [t for t, byte in enumerate(text) if t == 0 or (spacelike(byte) and not spacelike(text[t - 1]))]
+    stage, width = model.stage, config.stages[0].d_model
+    with torch.no_grad():
+        cu_seqlens = torch.tensor([0, len(text)], dtype=torch.int32)
+        x = stage.encoder(Packed(model.embedding(torch.tensor(text)), cu_seqlens))
+        z = torch.cat([x.new_zeros(len(starts), config.stages[1].d_model - width), x[starts]], 1)
+        y = stage.inner.main(Packed(z, torch.tensor([0, len(starts)], dtype=torch.int32)))
+        x = x.index_add(0, torch.tensor(starts), y[:, -width:])
+        expected = model.head(stage.decoder(Packed(x, cu_seqlens)))
+        assert_close(model(torch.tensor(text)).logits, expected)
+
+
+def spacelike(byte: int) -> bool:
+    """As in the published code: below '0', between digits and letters, above 'z', or the first byte of a character."""
+    between = byte < ord("0") or ord("9") < byte < ord("A") or ord("Z") < byte < ord("a") or ord("z") < byte < 0x80
+    return between or byte >= 0xC0
