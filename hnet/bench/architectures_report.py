@@ -38,23 +38,26 @@ class Table:
         """Raises ConfigError if the folder's page has no place for the table."""
         self._folder = folder
         self._page()
-        path = folder / JSON
-        self.entries: dict[str, Entry] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def entry(self, name: str) -> Entry | None:
         """What is known of a model."""
-        return self.entries.get(name)
+        return self._entries().get(name)
 
     def write(self, name: str, entry: Entry) -> None:
         """Take up an entry, and write all three files."""
-        self.entries = dict(sorted((self.entries | {name: entry}).items()))
+        # Read again: a second command may have written entries of other models meanwhile.
+        entries = dict(sorted((self._entries() | {name: entry}).items()))
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / JSON).write_text(json.dumps(self.entries, indent=1) + "\n", encoding="utf-8")
-        draw(self.entries, self._folder / PICTURE)
+        (self._folder / JSON).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        draw(entries, self._folder / PICTURE)
         before, after = self._page()
-        lines = markdown(self.entries, pages(self._folder))
+        lines = markdown(entries, pages(self._folder))
         text = "\n".join([BEGIN, "", *lines, "", END])
         (self._folder / PAGE).write_text(before + text + after, encoding="utf-8")
+
+    def _entries(self) -> dict[str, Entry]:
+        path = self._folder / JSON
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def _page(self) -> tuple[str, str]:
         """What stands before and after the table."""
