@@ -19,6 +19,8 @@ class SourceConfig(Config):
     """Configuration name of a Hub dataset."""
     column: str = "text"
     """Column that holds the text."""
+    label_column: str | None = None
+    """Column of local tables that holds the label of a document, for the objective classification."""
     streaming: bool = False
     """Read a Hub dataset as it downloads (or local tables row after row), without a local copy."""
     split_on: Annotated[str, Field(min_length=1)] | None = None

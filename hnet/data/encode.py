@@ -17,6 +17,7 @@ class Units(Protocol):
     """The units of one document: BOS, text, EOS (none where the document was cut short)."""
 
     num_units: int
+    document: Document
 
     def fill(self, out: Ids, start: int, stop: int) -> None:
         """Write units start .. stop-1 into `out` (stop - start,)."""
@@ -30,32 +31,33 @@ class Units(Protocol):
 class ByteUnits:
     """Unit 0 is BOS, unit i is byte i - 1, then EOS. The bytes are read when a window asks for them."""
 
-    __slots__ = ("_document", "num_units")
+    __slots__ = ("document", "num_units")
 
     def __init__(self, document: Document) -> None:
-        self._document = document
+        self.document = document
         self.num_units = document.num_bytes + 1 + document.complete
 
     def fill(self, out: Ids, start: int, stop: int) -> None:
-        end_of_text = self._document.num_bytes + 1
+        end_of_text = self.document.num_bytes + 1
         first, last = max(start, 1), min(stop, end_of_text)
         if start == 0:
             out[0] = BOS
         if last > first:
-            out[first - start : last - start] = self._document.read()[first - 1 : last - 1]
+            out[first - start : last - start] = self.document.read()[first - 1 : last - 1]
         if stop > end_of_text:
             out[-1] = EOS
 
     def text_bytes(self, start: int, stop: int) -> int:
-        return max(0, min(stop, self._document.num_bytes + 1) - max(start, 1))
+        return max(0, min(stop, self.document.num_bytes + 1) - max(start, 1))
 
 
 class TokenUnits:
     """Tokens, held while the document is in use."""
 
-    __slots__ = ("_bytes_before", "_ids", "num_units")
+    __slots__ = ("_bytes_before", "_ids", "document", "num_units")
 
     def __init__(self, document: Document, tokenizer: FileTokenizer) -> None:
+        self.document = document
         ids, lengths = tokenizer.encode_with_lengths(document.read().tobytes())
         last = [tokenizer.eos] if document.complete else []
         self._ids: Ids = np.concatenate([[tokenizer.bos], ids, last]).astype(np.int64)

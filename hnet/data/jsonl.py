@@ -19,6 +19,18 @@ def read_json_texts(paths: Sequence[str], column: str) -> Iterator[bytes]:
     Bytes that are not UTF-8 are kept as they are. A null is an empty document.
     Raises DataError with file and line (or element) for what is no JSON object or has no text in `column`.
     """
+    for row, place in _rows(paths):
+        yield _text(row, column, place)
+
+
+def read_json_values(paths: Sequence[str], column: str) -> Iterator[Any]:
+    """What each row of the same files has in `column`. Raises DataError as `read_json_texts` does."""
+    for row, place in _rows(paths):
+        yield _value(row, column, place)
+
+
+def _rows(paths: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    """Rows, and where each stands."""
     for path in paths:
         with _open(Path(path)) as file:
             first = file.read(1)
@@ -27,11 +39,11 @@ def read_json_texts(paths: Sequence[str], column: str) -> Iterator[bytes]:
             file.seek(0)
             if first == b"[":
                 for number, row in enumerate(_load(file.read(), path), start=1):
-                    yield _text(row, column, f"{path}, element {number}")
+                    yield row, f"{path}, element {number}"
             else:
                 for number, line in enumerate(file, start=1):
                     if not line.isspace():
-                        yield _text(_load(line, f"{path}:{number}"), column, f"{path}:{number}")
+                        yield _load(line, f"{path}:{number}"), f"{path}:{number}"
 
 
 def _open(path: Path) -> BinaryIO:
@@ -52,12 +64,16 @@ def _load(data: bytes, place: str) -> Any:
         ) from error
 
 
-def _text(row: Any, column: str, place: str) -> bytes:
+def _value(row: Any, column: str, place: str) -> Any:
     if not isinstance(row, dict):
         raise DataError(f"{place}: {type(row).__name__} instead of a JSON object such as {{{json.dumps(column)}: ...}}")
     if column not in row:
         raise DataError(f"{place}: {missing_column(column, list(row))}")
-    value = row[column]
+    return row[column]
+
+
+def _text(row: Any, column: str, place: str) -> bytes:
+    value = _value(row, column, place)
     if value is not None and not isinstance(value, str):
         raise DataError(f"{place}: {column!r} holds {type(value).__name__} instead of text")
     try:

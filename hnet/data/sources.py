@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hnet.data.config import SourceConfig
-from hnet.data.document import Bytes, Source
+from hnet.data.document import Bytes, Document, Source
 from hnet.data.sample_text import open_sample
 from hnet.data.store import is_store, open_store
 from hnet.data.streamed import StreamedSource
@@ -46,6 +46,13 @@ class Concatenated:
 
     def total_bytes(self) -> int:
         return sum(source.total_bytes() for source in self._sources)
+
+    def label(self, index: int) -> str:
+        """Of a document whose source has labels."""
+        from hnet.data.labels import label_of
+
+        source, local = self._find(index)
+        return label_of(Document(source.num_bytes(local), source, local))
 
     def _find(self, index: int) -> tuple[Source, int]:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -145,7 +152,12 @@ def _open_files(config: SourceConfig, files: Sequence[Path]) -> Source | Streame
         else:
             from hnet.data.table import open_tables
 
-            sources.append(open_tables(config.path, kind, kinds[kind], config.column))
+            tables: Source = open_tables(config.path, kind, kinds[kind], config.column)
+            if config.label_column is not None:
+                from hnet.data.labels import Labelled, read_labels
+
+                tables = Labelled(tables, read_labels(kind, kinds[kind], config.label_column))
+            sources.append(tables)
     return sources[0] if len(sources) == 1 else Concatenated(config.path, sources)
 
 

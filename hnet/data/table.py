@@ -126,6 +126,16 @@ def open_tables(name: str, kind: str, files: Sequence[Path], column: str) -> Arr
         return _texts(name, _load_local(kind, files, column), column if kind != "json" else "text")
 
 
+def read_column(kind: str, files: Sequence[Path], column: str) -> list[Any]:
+    """A column of local `parquet` or `arrow` files. Raises DataError for a damaged file or a missing column."""
+    name = str(files[0])
+    with _Complaints(name):
+        dataset = _load_local(kind, files, column)
+        if column not in dataset.column_names:
+            raise DataError(f"{name} has {missing_column(column, dataset.column_names)}")
+        return list(dataset[column])
+
+
 def open_streamed_tables(name: str, kind: str, files: Sequence[Path], column: str) -> StreamedTable:
     """The same files, read row after row without a copy in the cache."""
     from datasets import IterableDataset, load_dataset

@@ -1,14 +1,16 @@
 """From a configuration to a model that an engine trains."""
 
+import contextlib
 import logging
 
 import torch
 
-from hnet.model.initialization import draw_as_constructed, initialize
+from hnet.model.initialization import Whole, draw_as_constructed, initialize
 from hnet.model.language_model import LanguageModel
 from hnet.model.stack import Block
 from hnet.training.config import RunConfig
 from hnet.training.engine import Engine
+from hnet.training.init_from import take_weights
 from hnet.training.mixed_precision import compute_in_bf16
 from hnet.training.optimizer import build_optimizer
 from hnet.training.training_module import TrainingModule
@@ -30,9 +32,11 @@ def prepare(config: RunConfig, engine: Engine, *, is_new: bool = True) -> None:
             "bf16 copies of all weights stay on every rank from the forward to the backward pass; "
             "training.activation_checkpointing=true keeps one block's at a time"
         )
+    whole: Whole = contextlib.nullcontext
     if engine.shards_parameters:
         model = LanguageModel(config.model, device="meta")
         _configure(model, config)
+        shapes = _shapes(model)
         whole = engine.shard(model)
         if is_new:
             draw_as_constructed(model)
@@ -40,8 +44,16 @@ def prepare(config: RunConfig, engine: Engine, *, is_new: bool = True) -> None:
     else:
         model = LanguageModel(config.model)
         _configure(model, config)
+        shapes = _shapes(model)
         model.to(engine.device)
+    if is_new and training.init_from is not None:
+        take_weights(model, shapes, training.init_from, whole)
     engine.prepare(TrainingModule(model), build_optimizer(model, config.optimizer))
+
+
+def _shapes(model: LanguageModel) -> dict[str, torch.Size]:
+    """Of whole parameters, before they are sharded."""
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def _configure(model: LanguageModel, config: RunConfig) -> None:

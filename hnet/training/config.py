@@ -54,6 +54,8 @@ class ScheduleConfig(Config):
 class TrainingConfig(Config):
     steps: PositiveInt = 1000
     seed: NonNegativeInt = 0
+    init_from: str | None = None
+    """A run folder or checkpoint: a new run starts from its weights, those whose name and shape are the model's."""
     global_batch_bytes: PositiveInt = 8192
     """Units per optimizer step over all ranks; a multiple of `data.sequence_length`."""
     micro_batch_bytes: PositiveInt | None = None
@@ -191,6 +193,15 @@ class RunConfig(Config):
         if self.logging.sample_prompt is not None and not self.model.is_causal:
             raise ValueError(
                 "logging.sample_prompt: the model sees later units and cannot continue a text; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_documents(self) -> "RunConfig":
+        if self.model.objective.document_pool is not None and self.data.packing != "whole":
+            raise ValueError(
+                f"objective {self.model.objective.type} reads documents, and data.packing: {self.data.packing} cuts "
+                "them; give data.packing: whole"
             )
         return self
 

@@ -2,10 +2,11 @@
 
 from typing import Literal
 
+from hnet.data.labels import DocumentLabels
 from hnet.data.masked_words import MaskedWords, Masking
 from hnet.data.subwords import load_subwords
 from hnet.data.task import NextUnits, Task
-from hnet.model.config.objectives import MaskedWordsConfig
+from hnet.model.config.objectives import ClassificationConfig, MaskedWordsConfig
 from hnet.training.config import RunConfig
 
 
@@ -19,4 +20,6 @@ def build_task(config: RunConfig, split: Literal["train", "validation"]) -> Task
         masking = Masking(objective.slots, objective.fraction, objective.masked, objective.exchanged)
         subwords = load_subwords(config.data.subwords, objective.vocab_size)
         return MaskedWords(layout, subwords, masking, seed=config.training.seed if split == "train" else 0)
+    if isinstance(objective, ClassificationConfig):
+        return DocumentLabels(layout, objective.labels)
     return NextUnits(layout)
