@@ -112,6 +112,13 @@ def test_weights_of_another_model_are_refused(scorer_run: Path) -> None:
         config.layout().rule.mark(IDS.numpy())
 
 
+def test_a_scorer_on_the_accelerator_is_opened_by_the_main_thread(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    load_config(ModelConfig, blt(scorer_weights=missing)).layout()
+    with pytest.raises(CheckpointError, match="no such checkpoint or run folder"):
+        load_config(ModelConfig, blt(scorer_weights=missing, device="accelerator")).layout()
+
+
 def test_a_scorer_that_needs_boundaries_itself_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs no boundaries itself"):
         load_config(ModelConfig, blt(scorer=blt()))

@@ -102,5 +102,7 @@ def _opened(config: str, source: Path | None, device: str) -> ModelScorer:
         model.load_state_dict({name: saved.tensor(name).float() for name in saved}, assign=True, strict=False)
         if settings.tie_embeddings:
             model.head.weight = model.embedding.weight
-    accelerator = torch.accelerator.current_accelerator() if device == "accelerator" else None
-    return ModelScorer(model.requires_grad_(False).to(accelerator or "cpu").eval())
+    place = torch.device("cpu")
+    if device == "accelerator" and (accelerator := torch.accelerator.current_accelerator()) is not None:
+        place = torch.device(accelerator.type, torch.accelerator.current_device_index())
+    return ModelScorer(model.requires_grad_(False).to(place).eval())

@@ -49,7 +49,7 @@ class EntropyConfig(BoundaryConfig):
     expected: Annotated[float, Field(gt=1)] = 4.5
     """Units per chunk that the threshold gives, for plans and learning rates."""
     device: Literal["cpu", "accelerator"] = "cpu"
-    """Where the scorer runs, in the thread that prepares batches."""
+    """Where the scorer runs, in the thread that prepares batches: on the CPU, or on the rank's accelerator if any."""
 
     @field_validator("scorer", mode="before")
     @classmethod
@@ -88,7 +88,11 @@ class EntropyConfig(BoundaryConfig):
     def rule(self) -> EntropyRule:
         from hnet.segmentation.entropy import EntropyRule
 
-        return EntropyRule(LazyScorer(self), self.method, self.threshold, self.rise, self.max_units)
+        scorer = LazyScorer(self)
+        if self.device == "accelerator":
+            # Here and not in the thread that prepares batches: which accelerator is this rank's, its main thread knows.
+            scorer.open()
+        return EntropyRule(scorer, self.method, self.threshold, self.rise, self.max_units)
 
     @property
     def rule_flops(self) -> float:
@@ -126,13 +130,14 @@ class LazyScorer:
 
     def entropies(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """(N,) nats of the prediction after each of the units (N,)."""
-        found: NDArray[np.float32] = self._open().entropies(ids)
+        found: NDArray[np.float32] = self.open().entropies(ids)
         return found
 
     def tracker(self) -> ScorerTracker:
         """The same, unit by unit."""
-        tracker: ScorerTracker = self._open().tracker()
+        tracker: ScorerTracker = self.open().tracker()
         return tracker
 
-    def _open(self) -> Any:
+    def open(self) -> Any:
+        """The scorer itself."""
         return import_module("hnet.model.boundaries.scorer").open_scorer(self._config)
