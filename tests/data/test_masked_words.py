@@ -1,5 +1,7 @@
 """Masked words: which words are hidden and how, and what their labels are."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hnet.data.batch import IGNORE, Batch
 from hnet.data.config import DataConfig
 from hnet.data.masked_words import MASK, MaskedWords, Masking
 from hnet.data.stream import TrainStream, build_stream
-from hnet.data.subwords import load_subwords
+from hnet.data.subwords import load_subwords, main
 from hnet.data.tokenizer import ByteTokenizer, FileTokenizer
 from hnet.data.validation import validation_batches
 from hnet.errors import ConfigError
@@ -125,3 +127,12 @@ def test_the_shipped_sub_words_fit_the_shipped_model() -> None:
     assert subwords.decode(subwords.encode(" mountains")) == " mountains"
     with pytest.raises(ConfigError, match=r"model\.objective\.vocab_size is 100, but data\.subwords .* 2048"):
         load_subwords("sample", 100)
+
+
+def test_sub_words_are_made_by_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.txt").write_text("low lower lowest " * 50)
+    out = tmp_path / "made.json"
+    monkeypatch.setattr("sys.argv", ["subwords", "--out", str(out), "--vocab-size", "262", str(tmp_path / "text.txt")])
+    main()
+    made = load_subwords(str(out), 262)
+    assert len(made.encode(" low")) == 1 < len(made.encode(" wol"))

@@ -6,6 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from hnet.errors import ConfigError
+from hnet.inference.generation import generate
 from hnet.model.config import ModelConfig
 from hnet.model.config.objectives import MaskedWordsConfig
 from hnet.model.language_model import LanguageModel
@@ -103,6 +105,13 @@ def test_what_does_not_go_together_is_refused(reason: str, change: dict[str, Any
     tree["stages"][0] |= change
     with pytest.raises(ValidationError, match=reason):
         ModelConfig.model_validate(tree)
+
+
+@pytest.mark.parametrize("objective", [MASKED, LABELS], ids=["masked", "labels"])
+def test_such_a_model_refuses_to_continue_a_text(objective: dict[str, Any]) -> None:
+    model = random_model(config(objective), seed=5)
+    with pytest.raises(ConfigError, match=f"cannot continue a text: its objective is {objective['type']}"):
+        generate(model, ["one"])
 
 
 def test_shares_and_ties_that_cannot_be_are_refused() -> None:
