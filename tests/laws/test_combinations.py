@@ -17,6 +17,7 @@ from hnet.testing.laws import (
     random_documents,
 )
 from hnet.testing.strategies import random_model
+from hnet.training.mixed_precision import compute_in_bf16
 
 SEEDS = range(200)
 
@@ -91,3 +92,27 @@ def test_outputs_depend_on_what_came_before() -> None:
     start, end = pack.spans[-1]
     first = outputs(model, one_of(pack, start, end))[-1]
     assert not torch.allclose(first, outputs(model, one_of(pack, start + 4, end))[-1])
+
+
+@pytest.mark.parametrize("seed", SEEDS[::5])
+def test_bf16_trains_and_continues(seed: int) -> None:
+    """Training in bf16 has fp32 gradients and nearly the loss of fp32; a bf16 model can be continued."""
+    config = combination(seed)
+    pack = random_documents(config, seed)
+    model = random_model(config, seed).float()
+    expected = model.loss(pack.ids, pack.cu_seqlens, marks=pack.marks).total
+    compute_in_bf16(model)
+    loss = model.loss(pack.ids, pack.cu_seqlens, marks=pack.marks).total
+    loss.backward()
+    torch.testing.assert_close(loss, expected, atol=0, rtol=0.1)
+    assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+    half, starts = random_model(config, seed).cast(torch.bfloat16), [start for start, _ in pack.spans]
+    cache = half.new_cache(len(starts))
+    marks = None if pack.marks is None else pack.marks[starts]
+    half.prefill(pack.ids[starts], torch.arange(len(starts) + 1).int(), cache, marks)
+    start, end = pack.spans[-1]
+    rows = torch.tensor([len(starts) - 1])
+    for unit in range(start + 1, end):
+        marks = None if pack.marks is None else pack.marks[unit : unit + 1]
+        logits, _ = half.step(pack.ids[unit : unit + 1], cache, rows, marks)
+        assert logits.dtype == torch.bfloat16 and logits.isfinite().all()

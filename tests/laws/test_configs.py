@@ -31,7 +31,7 @@ def test_laws(name: str) -> None:
         check_later_units_change_nothing(model, pack, seed)
 
 
-@pytest.mark.parametrize("name", config_names("models"))
+@pytest.mark.parametrize("name", continuing())
 def test_miniatures_keep_their_parts(name: str) -> None:
     config = load_config(ModelConfig, name)
     small = narrowed(config)

@@ -42,7 +42,8 @@ class EMAUnpool(nn.Module):
             smoothed = _smoothed_over_peers(chunks, prob, chunk_map.deal, boundaries.at_least_half)
         if cache is not None:
             kept, rows = chunks.kept()
-            cache.write("state", smoothed[chunks.cu_seqlens[1:].long()[kept] - 1], rows)
+            state = smoothed[chunks.cu_seqlens[1:].long()[kept] - 1]
+            cache.write("state", at_least_float32(state), rows)
         start = upsample(
             smoothed,
             chunk_map.index,
