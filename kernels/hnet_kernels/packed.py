@@ -53,6 +53,6 @@ def widen(*tensors: Tensor) -> list[Tensor]:
 
 
 def row_blocks(num_rows: int, width: int) -> list[tuple[int, int]]:
-    """Ranges of rows whose passes stay in cache: about 2^18 elements, 1 MiB of float32, each."""
+    """Ranges of rows whose passes stay in cache: about 2^18 elements, 1 MiB of float32; an empty one of no rows."""
     step = max(16, 2**18 // width)
-    return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+    return [(start, min(start + step, num_rows)) for start in range(0, max(1, num_rows), step)]

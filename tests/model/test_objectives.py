@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from hnet.config import load_config
 from hnet.errors import ConfigError
 from hnet.inference.generation import generate
 from hnet.model.config import ModelConfig
@@ -121,3 +122,14 @@ def test_shares_and_ties_that_cannot_be_are_refused() -> None:
         ModelConfig.model_validate(config().model_dump(mode="json") | {"tie_embeddings": True})
     with pytest.raises(ValidationError, match="give each once"):
         config(LABELS | {"labels": ["a", "a"]})
+
+
+def test_a_pack_without_a_target_leaves_gradients_of_zero() -> None:
+    """A rank may be dealt one, and takes part all the same."""
+    model = LanguageModel(load_config(ModelConfig, "byte2word_small"))
+    none = torch.zeros(0, dtype=torch.int64)
+    ids, cu_seqlens = torch.tensor([254, 72, 105]), torch.tensor([0, 3], dtype=torch.int32)
+    losses = model.loss(ids, cu_seqlens, targets=none, labels=none.view(0, 4))
+    losses.total.backward()
+    assert losses.total == 0
+    assert all(weight.grad is not None and not weight.grad.any() for weight in model.parameters())
