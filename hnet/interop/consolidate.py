@@ -46,6 +46,9 @@ def consolidate(checkpoint: Path, output: Path, *, max_shard_bytes: int) -> list
         shutil.copyfile(folder / CONFIG, draft / CONFIG)
         model.config.keep(draft)
         draft.rename(output)
+    except CheckpointError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise CheckpointError(f"cannot write {output}: {error}; free space, or choose another folder") from error

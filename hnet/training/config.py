@@ -221,13 +221,20 @@ class RunConfig(Config):
     def _sequence_parallel(self) -> "RunConfig":
         size = self.engine.sequence_parallel
         for index, stage in enumerate(self.model.stages[:-1] if size > 1 else ()):
-            cut = stage.unpool.needs_position or stage.unpool.follows_runs
+            scoped = any(mask.startswith("chunk") for mask in (stage.encoder_mask, stage.decoder_mask))
+            cut = stage.unpool.needs_position or stage.unpool.follows_runs or scoped
             if not stage.boundary.is_learned or stage.pool.reads_whole or cut:
                 raise ValueError(
                     f"engine.sequence_parallel {size} cuts sequences inside chunks, and stages[{index}] with boundary "
-                    f"{stage.boundary.type}, pool {stage.pool.type} and unpool {stage.unpool.type} needs them whole; "
-                    "leave it out, or take boundary router with pool select"
+                    f"{stage.boundary.type}, pool {stage.pool.type}, unpool {stage.unpool.type} and masks "
+                    f"{stage.encoder_mask} and {stage.decoder_mask} needs them whole; leave it out, or take boundary "
+                    "router, pool select, unpool ema and masks that are causal"
                 )
+        if size > 1 and self.model.embedding.reads_earlier_units:
+            raise ValueError(
+                f"engine.sequence_parallel {size} cuts sequences between units, and embedding "
+                f"{self.model.embedding.type} reads earlier ones; leave it out, or take embedding table"
+            )
         heads = [stage.attention.num_heads for stage in self.model.stages if set(stage.layers) & set("tT")]
         if heads and size > min(heads):
             raise ValueError(

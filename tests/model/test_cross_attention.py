@@ -231,3 +231,17 @@ def test_steps_continue_a_prefill(boundary: str, pool: dict[str, Any]) -> None:
         model.step(ids[i : i + 1], cache, marks=torch.tensor(codes[i : i + 1]))[0] for i in range(length, len(ids))
     ]
     torch.testing.assert_close(torch.cat([begun, *steps]), full, rtol=1e-9, atol=1e-9)
+
+
+def test_learned_boundaries_hear_of_the_loss_through_what_units_see() -> None:
+    stage = {"d_model": WIDTH, "encoder": "T1", "decoder": "T2", "attention": {"num_heads": 2}}
+    parts = {"boundary": {"loss_weight": 0.0}, "unpool": {"type": "cross_attention", "num_heads": 2}}
+    inner = {"d_model": WIDTH, "main": "T1", "attention": {"num_heads": 2}}
+    model = build({"stages": [stage | parts | {"residual": "identity"}, inner]}).train()
+    ids = torch.randint(0, 250, (60,), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.loss(ids).total.backward()
+    gradient = model.stage.router.k_proj.weight.grad
+    assert gradient is not None and gradient.abs().max() > 1e-6

@@ -1,5 +1,6 @@
 """Entropy boundaries: the scorer in full and unit by unit, in steps of a model, in checkpoints and exports."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 import hnet
 from hnet.config import load_config, save_config
-from hnet.errors import CheckpointError, ConfigError
+from hnet.errors import CheckpointError, ConfigError, DataError
 from hnet.interop.consolidate import consolidate
 from hnet.model.boundaries.scorer import entropy
 from hnet.model.config import ModelConfig
@@ -103,6 +104,31 @@ def test_checkpoints_and_exports_keep_the_scorer(tmp_path: Path, scorer_run: Pat
     torch.testing.assert_close(exported(IDS).logits, trained(IDS).logits)
     assert hnet.load(tmp_path / "exported" / "scorer")(IDS).logits.shape == (len(IDS), 260)
     assert len(hnet.generate(trained, ["a"], max_bytes=5)) == 1
+
+
+def test_a_resumed_run_needs_the_same_scorer_wherever_it_lies(tmp_path: Path, scorer_run: Path) -> None:
+    (tmp_path / "text.txt").write_text("a text of some words, again and again. " * 200)
+
+    def config(weights: Path, steps: int) -> RunConfig:
+        tree = {
+            "output_dir": str(tmp_path / "run"),
+            "model": blt(scorer_weights=str(weights), threshold=5.13),
+            "data": {"train": str(tmp_path / "text.txt"), "sequence_length": 64},
+            "training": {"steps": steps, "global_batch_bytes": 128, "log_every": 1},
+            "logging": {"progress": False},
+        }
+        return load_config(RunConfig, tree)
+
+    train(config(scorer_run, 2))
+    with pytest.raises(DataError, match="the saved data position does not fit: layout was"):
+        train(config(Path("random"), 4))
+    moved = scorer_run.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="keeps its scorer: its folder scorer can be given here"):
+        train(config(scorer_run, 4))
+    train(config(moved, 3))
+    train(config(tmp_path / "run" / "checkpoints" / "step-00000003" / "scorer", 4))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
 
 
 def test_weights_of_another_model_are_refused(scorer_run: Path) -> None:

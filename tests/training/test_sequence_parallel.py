@@ -75,6 +75,14 @@ def test_a_run_goes_on_with_other_numbers_of_ranks_and_pieces(make_config: Make)
 
 
 def test_more_ranks_than_heads_is_an_error(make_config: Make) -> None:
+    for option in (
+        "model.stages.0.decoder_mask=chunk_causal",
+        "model.stages.0.unpool={type: cross_attention, num_heads: 4}",
+    ):
+        with pytest.raises(ConfigError, match=r"engine\.sequence_parallel 2 cuts sequences inside chunks"):
+            make_config("engine.sequence_parallel=2", option)
+    with pytest.raises(ConfigError, match=r"engine\.sequence_parallel 2 cuts sequences between units"):
+        make_config("engine.sequence_parallel=2", "model.embedding={type: hash_ngram, rows: 11}")
     with pytest.raises(ConfigError, match=r"engine\.sequence_parallel 8 .* at most 4"):
         make_config("engine.sequence_parallel=8")
 

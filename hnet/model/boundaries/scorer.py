@@ -2,7 +2,8 @@
 
 import json
 import logging
-from functools import lru_cache
+import zlib
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hnet.config import load_config, save_config
+from hnet.errors import CheckpointError
 from hnet.model.config import ModelConfig
 from hnet.model.config.entropy import SCORER_FOLDER, EntropyConfig
 from hnet.model.language_model import LanguageModel
@@ -33,6 +35,14 @@ class ModelScorer:
         units = torch.from_numpy(np.ascontiguousarray(ids)).to(next(self.model.parameters()).device)
         found: NDArray[np.float32] = entropy(self.model(units).logits).cpu().numpy()
         return found
+
+    @cached_property
+    def checksum(self) -> int:
+        """CRC-32 of the weights."""
+        total = 0
+        for parameter in self.model.parameters():
+            total = zlib.crc32(parameter.detach().cpu().numpy().tobytes(), total)
+        return total
 
     def tracker(self) -> "ModelTracker":
         """The same, unit by unit."""
@@ -70,12 +80,18 @@ def open_scorer(config: EntropyConfig) -> ModelScorer:
 
     Raises CheckpointError if its weights are missing or do not fit.
     """
-    source = (
-        None
-        if config.scorer_weights == "random"
-        else checkpoint_folder(Path(config.scorer_weights).expanduser()).resolve()
-    )
+    source = None if config.scorer_weights == "random" else _folder(config.scorer_weights)
     return _opened(config.model.model_dump_json(), source, config.device)
+
+
+def _folder(path: str) -> Path:
+    try:
+        return checkpoint_folder(Path(path).expanduser()).resolve()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"scorer_weights: {error}. A checkpoint of a model with entropy boundaries keeps its scorer: its folder "
+            f"{SCORER_FOLDER} can be given here"
+        ) from error
 
 
 def save_scorer(config: EntropyConfig, folder: Path) -> list[str]:

@@ -81,6 +81,7 @@ class CrossAttentionUnpoolConfig(UnpoolConfig):
     """
 
     takes_positions: ClassVar[bool] = True
+    follows_runs: ClassVar[bool] = True
 
     type: Literal["cross_attention"] = "cross_attention"
     num_keys: PositiveInt = 1

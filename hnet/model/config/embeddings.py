@@ -1,6 +1,6 @@
 """Configurations of the embeddings."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ class TableConfig(EmbeddingConfig):
 
 class HashNgramConfig(EmbeddingConfig):
     """The sum of embeddings of the hashed n-grams that end at a unit (BLT, arXiv 2412.09871, section 3.2.1)."""
+
+    reads_earlier_units: ClassVar[bool] = True
 
     type: Literal["hash_ngram"] = "hash_ngram"
     sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (3, 4, 5, 6, 7, 8)

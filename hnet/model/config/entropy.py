@@ -119,8 +119,9 @@ class LazyScorer:
         self._config = config
 
     def __repr__(self) -> str:
+        """By what it is, not by where it lies: a run that is resumed needs the same scorer, wherever that is now."""
         settings = zlib.crc32(self._config.model.model_dump_json().encode())
-        return f"scorer({self._config.scorer_weights}, {settings:08x})"
+        return f"scorer({settings:08x}, weights {self.open().checksum:08x})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LazyScorer) and other._config == self._config

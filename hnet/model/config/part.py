@@ -186,6 +186,9 @@ class UnpoolConfig(PartConfig):
 class EmbeddingConfig(PartConfig):
     """What is added to the table of units."""
 
+    reads_earlier_units: ClassVar[bool] = False
+    """A unit's vector depends on those before it."""
+
     def lookup(self, width: int) -> int:
         """Numbers in tables that are read a few rows at a time."""
         return 0

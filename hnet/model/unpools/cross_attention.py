@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hnet.model.blocks.norm import RMSNorm
 from hnet.model.boundaries.boundaries import Boundaries
@@ -14,6 +13,7 @@ from hnet.model.config.cross_attention import CrossAttentionUnpoolConfig
 from hnet.model.config.part import PartSizes
 from hnet.model.injection import Injection
 from hnet.model.packed import Packed
+from hnet.model.unpools.lagged import visible_runs
 from hnet_kernels import unpool_attention
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ class CrossAttentionUnpool(nn.Module):
         cache: StateCache | None = None,
     ) -> tuple[Tensor, Injection]:
         """Chunks (M * positions, in D) and skip (T, D) -> skip in `dtype`, and what acts before a decoder's layer."""
-        seen, offsets = visible_runs(chunks.values.view(-1, *self.start.shape), self.start, chunk_map)
+        seen, offsets = seen_by_runs(chunks.values.view(-1, *self.start.shape), self.start, chunk_map)
         keys = self._keys(seen.to(dtype))
+        # Exactly 1, and the way of the gradient to boundaries that are learned.
+        gate = (boundaries.confidence - boundaries.confidence.detach() + 1)[:, None]
         if cache is not None:
             kept, rows = chunks.kept()
             ends = chunk_map.offsets[chunk_map.cu_seqlens[1:].long()[kept]]
@@ -64,7 +66,7 @@ class CrossAttentionUnpool(nn.Module):
             if layer >= len(self.layers):
                 return residual
             attention = self.layers[layer]
-            updated: Tensor = attention(residual, keys, offsets, dtype)
+            updated: Tensor = attention(residual, keys, offsets, dtype, gate)
             return updated
 
         return skip.to(dtype), inject
@@ -117,34 +119,30 @@ class CrossAttention(nn.Module):
         self.kv_proj = nn.Linear(key_width, 2 * width, bias=False, device=device)
         self.out_proj = nn.Linear(width, width, bias=False, device=device)
 
-    def forward(self, x: Tensor, keys: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
-        """Units (T, D) float32, keys (S, K, key width) of which row s is seen by units offsets[s] to offsets[s + 1] - 1
-        -> (T, D) float32. Products are in `dtype`."""
-        return self.attend(x, self.project(keys), offsets, dtype)
+    def forward(self, x: Tensor, keys: Tensor, offsets: Tensor, dtype: torch.dtype, gate: Tensor) -> Tensor:
+        """Units (T, D) float32 and a factor (T, 1) of what each sees, keys (S, K, key width) of which row s is seen by
+        units offsets[s] to offsets[s + 1] - 1 -> (T, D) float32. Products are in `dtype`."""
+        return self.attend(x, self.project(keys), offsets, dtype, gate)
 
     def project(self, keys: Tensor) -> Keys:
         """(S, K, key width) -> keys and values."""
         k, v = self.kv_proj(self.key_norm(keys) if self.config.norms else keys).chunk(2, -1)
         return k.unflatten(-1, (self.config.num_heads, -1)), v.unflatten(-1, (self.config.num_heads, -1))
 
-    def attend(self, x: Tensor, keys: Keys, offsets: Tensor, dtype: torch.dtype) -> Tensor:
+    def attend(self, x: Tensor, keys: Keys, offsets: Tensor, dtype: torch.dtype, gate: Tensor | float = 1.0) -> Tensor:
         """As `forward`, with projected keys and values."""
         q = self.q_proj((self.unit_norm(x) if self.config.norms else x).to(dtype))
         q = q.unflatten(-1, (self.config.num_heads, -1))
         out = self.out_proj(unpool_attention(q, *keys, offsets).flatten(1))
-        return self.config.residual * x + out
+        return self.config.residual * x + gate * out
 
 
-def visible_runs(chunks: Tensor, start: Tensor, chunk_map: ChunkMap) -> tuple[Tensor, Tensor]:
+def seen_by_runs(chunks: Tensor, start: Tensor, chunk_map: ChunkMap) -> tuple[Tensor, Tensor]:
     """What each run of units sees that see the same: (S, ...), and where runs begin and end: (S + 1,) int32.
 
     `start` (...) stands for what a document's units see before the first of the chunks (M, ...).
     """
-    visible = chunk_map.visible
-    begins = F.pad(visible[1:] != visible[:-1], (1, 0), value=True)
-    begins[chunk_map.offsets[chunk_map.cu_seqlens[:-1].long()].long()] = True
-    runs = begins.nonzero().squeeze(1)
-    row = visible[runs]
+    offsets = visible_runs(chunk_map)
+    row = chunk_map.visible[offsets[:-1].long()]
     known = (row >= 0).view(-1, *[1] * start.dim())
-    seen = torch.where(known, chunks.index_select(0, row.clamp(min=0)), start.to(chunks.dtype))
-    return seen, F.pad(runs, (0, 1), value=len(visible)).int()
+    return torch.where(known, chunks.index_select(0, row.clamp(min=0)), start.to(chunks.dtype)), offsets
