@@ -125,6 +125,8 @@ def build_stream(
         "sources": descriptions,
         **task.identity,
     }
+    if task.layout.rule is not None:
+        identity["layout"] = repr(task.layout)
     return TrainStream(Prefetched(batches, config.prefetch), identity)
 
 

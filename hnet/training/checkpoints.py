@@ -71,8 +71,8 @@ def check_model_fits(checkpoint: Path, config: RunConfig) -> None:
     """Raises ConfigError that names the keys in which the run's model differs from the checkpoint's."""
     saved = load_config(RunConfig, checkpoint / CONFIG)
     # What lies elsewhere now is compared by its content, with the position in the data.
-    models = (model.kept_in(checkpoint).model_dump(mode="json") for model in (saved.model, config.model))
-    differences = differing_keys(*models, "model")
+    old, new = (model.kept_in(checkpoint).model_dump(mode="json") for model in (saved.model, config.model))
+    differences = differing_keys(old, new, "model")
     if differences:
         raise ConfigError(
             f"the run in {config.output_dir} has another model: "
