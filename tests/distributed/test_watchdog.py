@@ -141,8 +141,8 @@ def test_places_of_a_model_are_those_of_its_stages() -> None:
         watchdog.entered = record  # type: ignore[method-assign]
         model(torch.arange(12), cu_seqlens=torch.tensor([0, 12], dtype=torch.int32))
     assert places == [
-        "embedding", "stage 0 encoder", "stage 0 router", "stage 0 pool", "stage 0 residual", "stage 1 main",
-        "stage 0 unpool", "stage 0 decoder", "head",
+        "embedding", "embedding_addition", "stage 0 encoder", "stage 0 router", "stage 0 residual", "stage 0 pool",
+        "stage 1 main", "stage 0 unpool", "stage 0 decoder", "head",
     ]  # fmt: skip
     assert watchdog.place.count == len(places) and watchdog.place.where == "head"
 

@@ -38,7 +38,7 @@ class Reciter(nn.Module):
 
     def __init__(self, layout: Layout, expected: LaidOut) -> None:
         super().__init__()
-        self.config = SimpleNamespace(vocab_size=256, is_causal=True)
+        self.config = SimpleNamespace(vocab_size=256, is_causal=True, objective=SimpleNamespace(type="masked_words"))
         self.weight = nn.Parameter(torch.zeros(1))
         self.expected, self._layout = expected, layout
         self.ids: list[int] = []
