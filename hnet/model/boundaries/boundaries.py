@@ -34,6 +34,12 @@ class Boundaries:
     """(T,) int64, in steps alone: where a unit closes a chunk, units read of the next one, itself included if it is one
     of them. None: 1 everywhere."""
 
+    @property
+    def straight_through(self) -> Tensor:
+        """(T, 1): exactly 1 forwards, and the way of a loss's gradient to boundaries that are learned (H-Net paper,
+        equation 7)."""
+        return (self.confidence - self.confidence.detach() + 1)[:, None]
+
     def none(self) -> "Boundaries":
         """Of no unit."""
         zero = torch.zeros_like(self.num_wanted)

@@ -55,8 +55,7 @@ class CrossAttentionUnpool(nn.Module):
         """Chunks (M * positions, in D) and skip (T, D) -> skip in `dtype`, and what acts before a decoder's layer."""
         seen, offsets = seen_by_runs(chunks.values.view(-1, *self.start.shape), self.start, chunk_map)
         keys = self._keys(seen.to(dtype))
-        # Exactly 1, and the way of the gradient to boundaries that are learned.
-        gate = (boundaries.confidence - boundaries.confidence.detach() + 1)[:, None]
+        gate = boundaries.straight_through
         if cache is not None:
             kept, rows = chunks.kept()
             ends = chunk_map.offsets[chunk_map.cu_seqlens[1:].long()[kept]]

@@ -61,15 +61,13 @@ class OffsetLinearUnpool(nn.Module):
         normed = self.norm(chunks.values).to(chunks.values.dtype)
         table, row = self.seen(normed, chunks, chunk_map, cache)
         runs = visible_runs(chunk_map)
-        confidence = at_least_float32(boundaries.confidence)
-        through = (confidence - confidence.detach() + 1)[:, None]
         given = self.maps(table[row[runs[:-1].long()], 0], runs, len(around))
         if cache is not None:
             kept, rows = chunks.kept()
             ends = chunk_map.offsets[chunk_map.cu_seqlens[1:].long()[kept]]
             begins = runs[torch.searchsorted(runs, ends) - 1]
             cache.write("distance", (ends - begins).long(), rows)
-        return (at_least_float32(around) + at_least_float32(given) * through).to(dtype), None
+        return (at_least_float32(around) + at_least_float32(given) * boundaries.straight_through).to(dtype), None
 
     def step_chunk(self, chunks: Tensor, prob: Tensor, cache: StateCache, rows: Tensor) -> None:
         """Take up new chunks (R, 1, D') of `rows`."""

@@ -40,8 +40,7 @@ class ScatterUnpool(nn.Module):
             firsts = firsts[chunk_map.visible[firsts] >= 0]
         sums = at_least_float32(around)
         given = self.narrow(chunks.values).to(sums.dtype).index_select(0, chunk_map.visible[firsts])
-        confidence = boundaries.confidence[firsts].to(sums.dtype)
-        through = (confidence - confidence.detach() + 1)[:, None]
+        through = boundaries.straight_through[firsts].to(sums.dtype)
         return sums.index_add(0, firsts, given * through).to(dtype), None
 
     def step_chunk(self, chunks: Tensor, prob: Tensor, cache: StateCache, rows: Tensor) -> None:
